@@ -1,0 +1,220 @@
+"""Every option there is, as plain dataclasses: the public surface of the tool.
+
+Names under `training` are those of PHF and of transformers' TrainingArguments; names under `objective` belong to the
+objective's own class.  Defaults here are neutral; sizes come from `configs/scale`, tasks and methods from their groups.
+Options that are *maps* (scenarios, metrics) are keyed by name so that one key can be overridden.
+
+This module imports nothing but the standard library: it is read before anything heavy is loaded, by `apo/config.py`
+(which checks a composed config against it and reports every problem at once) and by the docs.  The docstring under a
+field is its documentation.  A default that is added later does not rename existing run directories: only what differs
+from the defaults is hashed.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass
+class ConditionalConfig:
+    """Conditional training (PHF section 3): a control token in front of every segment."""
+
+    threshold: float | dict[Literal["percentile"], float] | None = None
+    """Segments with score <= threshold are aligned.  A number or `{percentile: 50}` of the training segments' scores.
+    null: no control tokens."""
+    drop_token_fraction: float = 0.01
+    """Probability that a segment gets no control token (a stream of its own, drawn anew every epoch)."""
+    aligned_prefix: str = "<|aligned|>"
+    misaligned_prefix: str = "<|misaligned|>"
+
+
+@dataclass
+class DataConfig:
+    source: str = "file"
+    """Name of a registered source (`stdlib`, `file`, `hub`, or a plug-in's)."""
+    path: str | list[str] | None = None
+    """For `file`: JSONL, Parquet or CSV, optionally .gz.  For `hub`: one dataset name or several, read in order."""
+    revision: str | None = None
+    split: str = "train"
+    streaming: bool = False
+    """Hub datasets: read over the network as training goes, instead of tokenising everything first."""
+    text_column: str | None = None
+    """null: `texts` or `text`, whichever the data has."""
+    score_column: str | None = None
+    """null: `scores` or `score`, whichever the data has; where there is none, the scorer annotates."""
+    segment_by: Literal["document", "line"] = "document"
+    """How text that comes without segments is cut before it is scored."""
+    max_documents: int | None = None
+    """Use only the first n documents of the source's own order."""
+    eval_fraction: float = 0.05
+    """Share of documents held out, chosen by a hash of their text: the same whatever the seed."""
+    block_size: int = 256
+    """Tokens per training row."""
+    filter_threshold: float | dict[Literal["percentile"], float] | None = None
+    """Drop documents whose mean segment score lies above.  null keeps all."""
+    conditional_training_config: ConditionalConfig = field(default_factory=ConditionalConfig)
+    concat_token: str | None = None
+    """Stands before every document.  null: the tokenizer's end-of-text token."""
+
+
+@dataclass
+class ModelConfig:
+    name: str | None = None
+    """A hub name or a local directory.  null: a fresh model built from `config`."""
+    revision: str | None = None
+    tokenizer: str | None = None
+    """A hub name or a local directory.  null: the model's own, or, for a fresh model, one trained on the corpus."""
+    from_scratch: bool = False
+    """Use only the architecture of `name` and draw new weights."""
+    architecture: str = "llama"
+    """transformers' `model_type` of a fresh model."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the fresh model's transformers config, or changes to that of `name`."""
+    vocab_size: int = 2048
+    """Of the tokenizer trained on the corpus, the end-of-text token included."""
+    dropout: float | None = None
+    """Sets every dropout probability of the model's config.  null leaves them."""
+    attn_implementation: str | None = None
+    new_token_noise: float = 0.01
+    """Standard deviation added to the mean embedding that new control tokens start at."""
+    trust_remote_code: bool = False
+
+
+@dataclass
+class TrainingConfig:
+    effective_batch_size: int = 64
+    """Rows per optimiser step, over all devices and micro-batches."""
+    per_device_train_batch_size: int = 8
+    """Rows per forward pass and device; does not change the result, only memory and speed."""
+    num_tokens: float | None = None
+    """Training budget; with `max_steps` and `num_train_epochs` exactly one must be set."""
+    max_steps: int | None = None
+    num_train_epochs: float | None = None
+    tokens_already_seen: float = 0
+    """Taken off `num_tokens` (a fine-tuning stage continues a budget)."""
+    learning_rate: float = 5e-4
+    lr_scheduler_type: str = "linear"
+    warmup_ratio: float = 0.01
+    warmup_steps: int | None = None
+    """Overrides `warmup_ratio`."""
+    weight_decay: float = 0.1
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    optim: str = "adamw_torch_fused"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 autocast where the hardware computes in it, else fp32."""
+    torch_compile: bool = False
+    activation_checkpointing: bool = False
+    logging_steps: int = 10
+    save_steps: int | None = None
+    """Optimiser steps between checkpoints.  null: a tenth of the run."""
+    save_total_limit: int = 2
+    """Last checkpoints kept, beside the best."""
+
+
+@dataclass
+class GenerationConfig:
+    """How text is sampled; names are those of transformers' GenerationConfig."""
+
+    do_sample: bool = True
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    num_beams: int = 1
+    repetition_penalty: float = 1.0
+    min_new_tokens: int = 0
+    max_new_tokens: int = 128
+    stop_strings: list[str] = field(default_factory=list)
+    banned_tokens: list[str] | None = None
+    """Tokens never sampled.  null: what the method says (`evaluation.banned_tokens`)."""
+
+
+@dataclass
+class ScenarioConfig:
+    """One way of sampling and scoring text (PHF): a name, a number of samples, maybe prompts, maybe a prefix."""
+
+    num_samples: int = 64
+    prompts: str | None = None
+    """null: from the end-of-text token alone.  A JSONL file of {"text": ...}, or the name of a prompt set of the
+    source (`functions`), made from held-out documents.  Cycled without replacement in an order fixed by the seed."""
+    prefix: str | None = None
+    """Control token.  null: what the method says (`evaluation.prefix`); "" for none."""
+    prefix_every_line: bool | None = None
+    """Put the prefix before every line of the prompt, as in training on lines.  null: as the data was segmented."""
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    hit_threshold: float = 0.0
+    """A sample with a score above it is a hit."""
+    score_prompt: bool = False
+    """Score prompt and continuation together, as PHF's `use_prompt_for_scoring`."""
+    while_training: bool = True
+    """false: only in the evaluation at the end and by evaluate.py."""
+
+
+@dataclass
+class EvaluationConfig:
+    scenarios: dict[str, ScenarioConfig] = field(default_factory=dict)
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Metrics of a set of samples, name -> options (`{}` for none, null to switch one off)."""
+    prefix: str = ""
+    """Control token every scenario starts from unless it names its own; set by the method."""
+    banned_tokens: list[str] = field(default_factory=list)
+    """Never sampled unless a scenario names its own list; set by the method."""
+    every_n_steps: int | None = None
+    n_per_epoch: int | None = None
+    """Evaluations per pass over the data (or per run where the run is shorter than a pass)."""
+    on_steps: list[int] = field(default_factory=list)
+    at_start: bool = True
+    at_end: bool = True
+    batch_size: int = 128
+    heldout_tokens: int = 50_000
+    """Held-out tokens that bits per byte is measured on.  0 switches it off."""
+    best: str | None = None
+    """Scenario whose mean score picks the best checkpoint.  null: the first."""
+    confidence: float = 0.95
+    num_bootstrap: int = 10_000
+
+
+@dataclass
+class LoggerConfig:
+    """JSONL is always written; these are switches beside it."""
+
+    tensorboard: bool = False
+    wandb: bool = False
+
+
+@dataclass
+class Config:
+    task: str = "???"
+    method: str = "???"
+    scale: str = "demo"
+    seed: int = 1
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    objective: dict[str, Any] = field(default_factory=lambda: {"name": "mle"})
+    """`name` of a registered objective and that class's own options."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    scorer: dict[str, Any] = field(default_factory=dict)
+    """`name` of a registered scorer, or `module:function`, and its options."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    plugins: list[str] = field(default_factory=list)
+    """Packages to import before names are looked up; their `configs/` folder joins the search path."""
+    output_dir: str = "outputs"
+    cache_dir: str | None = None
+    """Scored and tokenised data, tokenizers.  Shareable.  null: $APO_CACHE, else ~/.cache/apo."""
+    name: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    offline: bool = False
+    """Never open a connection: hub and wandb are told so before they are imported."""
+    force: bool = False
+    """Begin a run anew that is finished or belongs to another config; what was there is moved aside."""
+    debug: bool = False
+    """Show tracebacks."""
+
+
+NOT_IDENTITY = ("output_dir", "cache_dir", "name", "group", "tags", "offline", "force", "debug", "logger", "plugins",
+                "training.per_device_train_batch_size", "evaluation.batch_size", "task", "method", "seed", "scale")
+"""Where a run lives, who watches it and how fast it goes: outside the hash that names its directory.  `task`, `method`
+and `seed` stand in the path in clear; `scale` acts only through the options it sets."""
