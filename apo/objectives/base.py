@@ -1,0 +1,58 @@
+"""What an objective is.
+
+    @objectives.register("dpo")
+    @dataclass
+    class DPO(Objective):
+        beta: float = 0.1                       # a field is an option: `objective.beta=0.3`
+        def compute_loss(self, policy, batch): ...
+
+The loss is returned as a *sum* over items (scored tokens, or sequences) and divided by the trainer by the number of
+items in the whole effective batch.  That is the only reduction under which splitting a step into micro-batches, or
+over processes, changes nothing when rows hold different numbers of scored tokens.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from apo.metrics.running import Stat
+from apo.registry import Registry
+
+objectives = Registry("objective", "apo.objectives")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method trains on and needs beside the policy."""
+
+    view: str = "scored_text"
+    """The shape of record its batches are made from."""
+    value_head: bool = False
+    reference: bool = False
+
+
+@dataclass
+class Loss:
+    total: "torch.Tensor"  # noqa: F821
+    """Scalar with gradient: the sum over items."""
+    metrics: dict[str, Stat] = field(default_factory=dict)
+
+
+@dataclass
+class Objective:
+    """Base class.  Fields of a subclass are its options, checked when the config is composed."""
+
+    name: ClassVar[str] = ""
+    thresholds: ClassVar[tuple[str, ...]] = ()
+    """Options that may be `{percentile: p}` of the training scores; resolved to numbers before training."""
+
+    @property
+    def needs(self) -> Needs:
+        return Needs()
+
+    def count_items(self, batch) -> int:
+        """Items of a batch, over which the loss is averaged: by default the tokens that are predicted and count."""
+        return int(batch.loss_mask_BT[:, 1:].sum())
+
+    def compute_loss(self, policy, batch) -> Loss:
+        """`policy.token_stats(batch, want)` gives everything; see `apo.models.policy`."""
+        raise NotImplementedError(type(self).__name__)
