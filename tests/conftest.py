@@ -1,0 +1,121 @@
+"""What every test stands on: no network, one thread, folders of the session's own, a tiny model built in code.
+
+The environment is set when this file is imported, before any test imports torch or transformers, and reaches the
+processes that tests start: they too are offline (tests/offline/sitecustomize.py) and write into the session's folder,
+never into the home directory.  Tokens are taken out, so that a test does not depend on who runs it.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRATCH = Path(tempfile.mkdtemp(prefix="apo-tests-"))
+atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
+
+FOLDERS = ("APO_CACHE", "HF_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR",
+           "WANDB_DATA_DIR", "TORCHINDUCTOR_CACHE_DIR", "NLTK_DATA")
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "WANDB_PROJECT", "WANDB_ENTITY", "OPENAI_API_KEY",
+          "HF_HUB_CACHE", "HF_DATASETS_CACHE", "TRANSFORMERS_CACHE")
+SETTINGS = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "WANDB_MODE": "offline",
+    "WANDB_SILENT": "true",
+    "TOKENIZERS_PARALLELISM": "false",
+    # The same bits need the same number of threads; a tiny model is fastest on one.
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MPLBACKEND": "Agg",
+    "COLUMNS": "120",
+}
+
+
+def _set_environment() -> None:
+    for name in TOKENS:
+        os.environ.pop(name, None)
+    os.environ.update(SETTINGS)
+    for name in FOLDERS:
+        folder = SCRATCH / name.lower()
+        folder.mkdir()
+        os.environ[name] = str(folder)
+    # The project's root lets a child import `apo` whatever folder it starts in.
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(ROOT / "tests" / "offline"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+_set_environment()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`@pytest.mark.gpu` skips where there is no CUDA device; torch is imported only if such a test was collected."""
+    gpu_items = [item for item in items if item.get_closest_marker("gpu")]
+    if not gpu_items:
+        return
+    import torch
+    if not torch.cuda.is_available():
+        for item in gpu_items:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's root."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def cache_dir() -> Path:
+    """The session's $APO_CACHE: scored corpora and tokenizers are built once for all tests."""
+    return Path(os.environ["APO_CACHE"])
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """`shared_data("pep8/functions.jsonl")`: a file of the data folder beside the project, or a skip with the reason."""
+    folder = ROOT.parent / "shared" / "data"
+
+    def find(name: str) -> Path:
+        path = folder / name
+        if not path.exists():
+            pytest.skip(f"no {name} in a data folder beside the project")
+        return path
+    return find
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer():
+    """A fast tokenizer in which every byte is one token: ids 0-255 (not the byte
+    values: the alphabet is sorted), and <|endoftext|> = 256 as eos, bos and pad."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({character: i for i, character in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    end = "<|endoftext|>"
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, bos_token=end, pad_token=end,
+                                   clean_up_tokenization_spaces=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama():
+    """`tiny_llama(seed=0, **config)`: a fresh two-layer Llama of about 30 k weights that fits `byte_tokenizer`, in
+    eval mode.  Built anew at every call, so a test may train it; torch's global random state is left alone."""
+
+    def build(seed: int = 0, **config):
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
+        options = {"vocab_size": 260, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+                   "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 256,
+                   "bos_token_id": 256, "eos_token_id": 256, "pad_token_id": 256, "tie_word_embeddings": True}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return LlamaForCausalLM(LlamaConfig(**{**options, **config})).eval()
+    return build
