@@ -1,0 +1,70 @@
+"""The five shapes of data, and the sample: what every source yields and every scorer and metric reads.
+
+A *score* is misalignment, lower is better; a *reward* is higher is better.  Plain dataclasses without behaviour, so
+that scorers and metrics can import them without the rest of `apo.data`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class ScoredText:
+    """A document as a list of segments, with one score each; joined, the segments give the text back (PHF)."""
+
+    texts: list[str]
+    scores: list[float]
+
+    @property
+    def avg_score(self) -> float:
+        """Mean of the segment scores, each segment counted once whatever its length (PHF)."""
+        return sum(self.scores) / len(self.scores)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+
+@dataclass(slots=True)
+class ScoredCompletion:
+    prompt: str
+    completion: str
+    reward: float
+
+
+@dataclass(slots=True)
+class Preference:
+    prompt: str
+    chosen: str
+    rejected: str
+    margin: float | None = None
+    """Reward of the chosen minus reward of the rejected, where it is known."""
+
+
+@dataclass(slots=True)
+class Ranking:
+    prompt: str
+    completions: list[str]
+    rewards: list[float]
+
+
+@dataclass(slots=True)
+class Prompt:
+    prompt: str
+    reference: str | None = None
+
+
+@dataclass(slots=True)
+class Sample:
+    """One text drawn from a model.  `text` is the continuation alone, cleaned of end-of-text and control tokens."""
+
+    prompt: str
+    text: str
+    score: float | None
+    index: int
+    """Place within its scenario; with `seed` it fixes the sample's randomness."""
+    seed: int
+    step: int | None
+    """Optimiser step of the model that wrote it; null for a model that is not being trained."""
+    scenario: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)

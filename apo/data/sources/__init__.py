@@ -1,0 +1,1 @@
+"""Where documents come from: one module per source, found by its registered name."""
