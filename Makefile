@@ -46,8 +46,8 @@ $(STAMP): requirements.txt pyproject.toml
 	    echo "could not make $(VENV): on Debian and Ubuntu this needs the package python3-venv" >&2; exit 1; }; \
 	fi; \
 	echo "installing requirements.txt (about two minutes and 2 GB)"; \
-	$(BIN)/python -m pip install --quiet --requirement requirements.txt; \
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .; \
+	$(BIN)/python -m pip install -qq --requirement requirements.txt; \
+	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .; \
 	echo "$$sum" > $@
 
 clean-venv:  ## remove .venv

@@ -78,7 +78,7 @@ def cache_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data():
-    """`shared_data("pep8/functions.jsonl")`: a file of the data folder beside the project, or a skip with the reason."""
+    """`shared_data("pep8/functions.jsonl")`: a file of the data folder beside the project, or a skip that says so."""
     folder = ROOT.parent / "shared" / "data"
 
     def find(name: str) -> Path:
