@@ -20,6 +20,8 @@ class Stat:
 
     values: "torch.Tensor"
     kind: str
+    edges: tuple[float, ...] = ()
+    """Bin edges of a histogram; what lies outside counts in the outermost bins."""
 
 
 def mean(x_BT, mask_BT=None) -> Stat:
@@ -53,6 +55,13 @@ def correlation(x_BT, y_BT, mask_BT=None) -> Stat:
     return Stat(torch.stack([n, x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()]), "correlation")
 
 
+def histogram(x_BT, mask_BT, edges: tuple[float, ...]) -> Stat:
+    """Counts per bin, logged as `{"edges": [...], "counts": [...]}`."""
+    inner = torch.tensor(edges[1:-1], dtype=torch.float64, device=x_BT.device)
+    bins = torch.bucketize(x_BT.detach().double()[mask_BT], inner)
+    return Stat(torch.bincount(bins, minlength=len(edges) - 1).double(), "histogram", tuple(edges))
+
+
 def _select(x_BT, mask_BT):
     x = x_BT.detach().double()
     if mask_BT is None:
@@ -72,7 +81,10 @@ def _scalar(x):
 _MERGE: dict[str, Callable] = {"min": lambda a, b: torch.minimum(a, b), "max": lambda a, b: torch.maximum(a, b)}
 
 
-def _number(kind: str, v: list[float]) -> float:
+def _number(stat: Stat, v: list[float]) -> float | dict[str, list[float]]:
+    kind = stat.kind
+    if kind == "histogram":
+        return {"edges": list(stat.edges), "counts": v}
     if kind in ("min", "max"):
         return v[0]
     if kind == "mean":
@@ -95,11 +107,11 @@ class Running:
         for name, stat in metrics.items():
             known = self.stats.get(name)
             if known is None:
-                self.stats[name] = Stat(stat.values.clone(), stat.kind)
+                self.stats[name] = Stat(stat.values.clone(), stat.kind, stat.edges)
             else:
                 known.values = _MERGE.get(stat.kind, torch.add)(known.values, stat.values)
 
-    def read(self) -> dict[str, float]:
+    def read(self) -> dict[str, float | dict]:
         """One device-to-host copy for all metrics (after one reduction over processes, where there are several)."""
         if not self.stats:
             return {}
@@ -109,16 +121,16 @@ class Running:
         numbers, at = {}, 0
         for name, stat in stats.items():
             size = stat.values.numel()
-            numbers[name] = _number(stat.kind, flat[at:at + size])
+            numbers[name] = _number(stat, flat[at:at + size])
             at += size
         return numbers
 
     def state_dict(self) -> dict:
-        return {name: [stat.kind, stat.values.tolist()] for name, stat in self.stats.items()}
+        return {name: [stat.kind, stat.values.tolist(), stat.edges] for name, stat in self.stats.items()}
 
     def load_state_dict(self, state: dict, device=None) -> None:
-        self.stats = {name: Stat(torch.tensor(values, dtype=torch.float64, device=device), kind)
-                      for name, (kind, values) in state.items()}
+        self.stats = {name: Stat(torch.tensor(values, dtype=torch.float64, device=device), kind, tuple(edges))
+                      for name, (kind, values, edges) in state.items()}
 
 
 def _reduce_over_processes(stats: dict[str, Stat]) -> None:
@@ -126,7 +138,7 @@ def _reduce_over_processes(stats: dict[str, Stat]) -> None:
         return
     operations = torch.distributed.ReduceOp
     for kinds, operation in ((("min",), operations.MIN), (("max",), operations.MAX),
-                             (("mean", "std", "correlation"), operations.SUM)):
+                             (("mean", "std", "correlation", "histogram"), operations.SUM)):
         chosen = [stat for stat in stats.values() if stat.kind in kinds]
         if chosen:
             flat = torch.cat([stat.values for stat in chosen])

@@ -18,6 +18,9 @@ from apo.lazy import torch
 from apo.metrics import running
 from apo.objectives.base import Loss, Needs, Objective, objectives
 
+WEIGHT_BINS = (0.0, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.5, 2.0, 3.0, 10.0, 100.0, 1e4)
+VALUE_BINS = tuple(-1 + 0.05 * i for i in range(21))
+
 
 def regression_weights(advantage_BT, beta: float, clip_weight_max: float):
     """min(exp(advantage / beta), clip_weight_max), without gradient. [B, T]"""
@@ -84,6 +87,7 @@ class AWR(Objective):
             "weight_avg": running.mean(weights_BT, mask_BT),
             "weights_min": running.minimum(weights_BT, mask_BT),
             "weights_max": running.maximum(weights_BT, mask_BT),
+            "weight_dist": running.histogram(weights_BT, mask_BT, WEIGHT_BINS),
             "advantage_avg": running.mean(advantage_BT, mask_BT),
         }
         if self.use_value_head:
@@ -99,6 +103,7 @@ def value_metrics(value_loss_BT, values_BT, reward_BT, mask_BT) -> dict[str, run
         "value_min": running.minimum(values_BT, mask_BT),
         "value_max": running.maximum(values_BT, mask_BT),
         "value_avg": running.mean(values_BT, mask_BT),
+        "value_dist": running.histogram(values_BT, mask_BT, VALUE_BINS),
         "value_std": running.std(values_BT, mask_BT),
         "value_reward_corr": running.correlation(values_BT, reward_BT, mask_BT),
     }

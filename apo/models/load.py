@@ -1,0 +1,178 @@
+"""Models and tokenizers from a config: fresh ones of any transformers architecture, or any causal model by name.
+
+Random draws have streams of their own (`init`, `new_tokens`), so that two methods with the same seed start from the
+same weights although one of them has control tokens the other lacks.
+"""
+
+from pathlib import Path
+
+import torch
+
+from apo.errors import ModelError
+from apo.models.policy import Policy
+from apo.schema import ModelConfig
+from apo.seeds import stream_seed
+
+DROPOUT_SUFFIXES = ("dropout", "pdrop", "dropout_prob", "dropout_rate")
+
+
+def load_tokenizer(config: ModelConfig):
+    """The tokenizer that the config names; None where one is to be trained on the corpus."""
+    name = config.tokenizer or config.name
+    if name is None:
+        return None
+    from transformers import AutoTokenizer
+    revision = config.revision if config.tokenizer is None else None
+    tokenizer = _from_hub(AutoTokenizer, name, revision=revision, trust_remote_code=config.trust_remote_code)
+    if tokenizer.eos_token is None:
+        raise ModelError(f"the tokenizer of {name} has no end-of-text token; choose another with model.tokenizer=")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_policy(config: ModelConfig, tokenizer, seed: int, control_ids: list[int] = (), value_head: bool = False,
+                block_size: int = 0) -> Policy:
+    """The policy as training starts.
+
+    Args:
+        tokenizer: with its control tokens already added.
+        control_ids: their ids; the embedding grows by as many rows as they need.
+        block_size: the longest training row, which must fit the model's context.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    fresh = config.name is None or config.from_scratch
+    model_config = _model_config(AutoConfig, config, tokenizer, block_size)
+    context = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    if context and block_size > context:
+        raise ModelError(f"data.block_size={block_size} is longer than the model's context of {context} tokens; "
+                         f"lower it, or set model.config.max_position_embeddings")
+    arguments = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
+    if fresh:
+        with torch.random.fork_rng():
+            torch.manual_seed(stream_seed(seed, "init"))
+            model = AutoModelForCausalLM.from_config(model_config, **arguments)
+    else:
+        model = _from_hub(AutoModelForCausalLM, config.name, revision=config.revision, config=model_config,
+                          dtype=torch.float32, trust_remote_code=config.trust_remote_code, **arguments)
+    add_token_rows(model, list(control_ids), config.new_token_noise, seed)
+    policy = Policy(model, value_head)
+    policy.check_head()
+    return policy
+
+
+def model_shape(config: ModelConfig, vocab_size: int, block_size: int):
+    """The transformers config of a fresh model, without weights: for the estimates of a dry run."""
+    from transformers import AutoConfig
+    return _fresh_config(AutoConfig, config, {"vocab_size": vocab_size}, block_size)
+
+
+def load_trained(directory: str | Path, revision: str | None = None, trust_remote_code: bool = False):
+    """(policy, tokenizer) of a run's `final/` or checkpoint, of any model directory, or of a hub name."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    name = str(directory)
+    tokenizer = _from_hub(AutoTokenizer, name, revision=revision, trust_remote_code=trust_remote_code)
+    model = _from_hub(AutoModelForCausalLM, name, revision=revision, dtype=torch.float32,
+                      trust_remote_code=trust_remote_code)
+    policy = Policy(model)
+    policy.check_head()
+    return policy.eval(), tokenizer
+
+
+def _model_config(AutoConfig, config: ModelConfig, tokenizer, block_size: int):
+    if config.name is None:
+        model_config = _fresh_config(AutoConfig, config, _token_ids(tokenizer), block_size)
+    else:
+        model_config = _from_hub(AutoConfig, config.name, revision=config.revision,
+                                 trust_remote_code=config.trust_remote_code)
+        _update(model_config, config)
+    if config.dropout is not None:
+        _set_dropout(model_config, config.dropout)
+    return model_config
+
+
+def _token_ids(tokenizer) -> dict:
+    """Ids a fresh model is told of.  The base vocabulary: control tokens come as rows of their own."""
+    return {"vocab_size": tokenizer.vocab_size, "bos_token_id": tokenizer.eos_token_id,
+            "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+
+
+def _fresh_config(AutoConfig, config: ModelConfig, token_ids: dict, block_size: int):
+    options = {**token_ids, "max_position_embeddings": max(block_size, 1024), **config.config}
+    try:
+        known = AutoConfig.for_model(config.architecture)
+    except ValueError as error:
+        raise ModelError(f'model.architecture="{config.architecture}" is not one that transformers knows') from error
+    _refuse_unknown(known, options)
+    return AutoConfig.for_model(config.architecture, **options)
+
+
+def _update(model_config, config: ModelConfig) -> None:
+    _refuse_unknown(model_config, config.config)
+    for key, value in config.config.items():
+        setattr(model_config, key, value)
+
+
+def _refuse_unknown(model_config, options: dict) -> None:
+    """transformers takes any keyword in silence (PHF's `scale_attn_by` is one that does nothing)."""
+    from apo.errors import nearest
+    known = set(model_config.to_dict()) | set(model_config.attribute_map)
+    problems = [f"model.config.{key}: {type(model_config).__name__} has no such option.{nearest(key, known)}"
+                for key in options if key not in known]
+    if problems:
+        raise ModelError("; ".join(problems))
+
+
+def _set_dropout(model_config, probability: float) -> None:
+    keys = [key for key, value in model_config.to_dict().items()
+            if key.endswith(DROPOUT_SUFFIXES) and isinstance(value, (int, float))]
+    if not keys:
+        raise ModelError(f"model.dropout: a {model_config.model_type} has no dropout to set")
+    for key in keys:
+        setattr(model_config, key, probability)
+
+
+@torch.no_grad()
+def add_token_rows(model, new_ids: list[int], noise: float, seed: int) -> None:
+    """Embeddings of new tokens: the mean of the other rows plus noise, so that a new token is neither never nor always
+    sampled (PHF).  The matrix grows where it has no spare rows for them."""
+    if not new_ids:
+        return
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    old = [row for row in range(vocabulary) if row not in set(new_ids)]
+    if max(new_ids) >= vocabulary:
+        model.resize_token_embeddings(max(new_ids) + 1, mean_resizing=False)
+    generator = torch.Generator().manual_seed(stream_seed(seed, "new_tokens"))
+    matrices = {id(layer.weight): layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
+    for weight in matrices.values():
+        drawn = noise * torch.randn((len(new_ids), weight.shape[1]), generator=generator)
+        weight[new_ids] = weight[old].mean(0, keepdim=True) + drawn.to(weight)
+
+
+def _from_hub(loader, name: str, **arguments):
+    """`loader.from_pretrained(name)`, with what a user can do about it when it fails."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    try:
+        return loader.from_pretrained(name, **arguments)
+    except GatedRepoError as error:
+        raise ModelError(f"{name} is gated: accept its licence on its page and set HF_TOKEN") from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(f"{name} is not a local directory and not a public model of the hub; for a private one set "
+                         "HF_TOKEN") from error
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ModelError(_explain(name, arguments, error)) from error
+
+
+def _explain(name: str, arguments: dict, error: Exception) -> str:
+    cause = error
+    while cause is not None:
+        if type(cause).__name__ == "GatedRepoError" or "gated repo" in str(cause).lower():
+            return f"{name} is gated: accept its licence on its page and set HF_TOKEN"
+        cause = cause.__cause__ or cause.__context__
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if Path(name).exists():
+        return f"{name} cannot be loaded as a model directory: {first}"
+    if "trust_remote_code" in str(error):
+        return f"{name} needs code from its repository: read that code, then set model.trust_remote_code=true"
+    return (f"{name} cannot be loaded: it is no local directory, is not in the cache, and the hub cannot be reached or "
+            f"does not have it ({first})")

@@ -1,0 +1,126 @@
+"""The policy: a causal language model, maybe a value head, and the numbers objectives ask of them.
+
+Everything an objective sees is *aligned on the tokens themselves*: `logps_BT[b, t]` is log p(token t | tokens before
+t).  A language model predicts token t at position t - 1; that shift happens here, in `token_stats`, and nowhere else.
+Column 0 has no prediction: it is zero and its mask is False.
+
+Some architectures do more after the head (scaling, soft-capping).  The three kinds there are in transformers are
+applied here from the model's config, and `check_head` compares the result with the model's own logits when it is
+loaded: a silent difference would make every log-probability wrong.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from apo.errors import ModelError
+from apo.models.heads import ValueHead
+from apo.models.token_log_probs import reduce_vocabulary
+
+
+@dataclass
+class TokenStats:
+    """All [B, T], fp32 (mask: bool); what was not asked for is None."""
+
+    logps_BT: torch.Tensor
+    mask_BT: torch.Tensor
+    """Where predicting token t counts; False in column 0."""
+    values_BT: torch.Tensor | None = None
+    """The value head's raw output at the state that predicts token t."""
+    entropy_BT: torch.Tensor | None = None
+    sum_p_squared_BT: torch.Tensor | None = None
+    kl_BT: torch.Tensor | None = None
+    """KL(policy || other) at the state that predicts token t, nats, exact over the vocabulary."""
+
+
+class Policy(nn.Module):
+    def __init__(self, model: nn.Module, value_head: bool = False):
+        super().__init__()
+        self.model = model
+        self.value_head = ValueHead(model.config.get_text_config().hidden_size) if value_head else None
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def body(self) -> nn.Module:
+        """The transformer without its language-model head."""
+        return self.model.base_model
+
+    @property
+    def head(self) -> nn.Module:
+        return self.model.get_output_embeddings()
+
+    def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """Head and what the architecture does after it, [N, V]."""
+        logits_NV = self.head(hidden_ND)
+        config = self.model.config.get_text_config()
+        if scale := getattr(config, "logit_scale", None):               # Cohere
+            logits_NV = logits_NV * scale
+        if scaling := getattr(config, "logits_scaling", None):          # Granite
+            logits_NV = logits_NV / scaling
+        if cap := getattr(config, "final_logit_softcapping", None):     # Gemma 2
+            logits_NV = torch.tanh(logits_NV / cap) * cap
+        return logits_NV
+
+    def hidden(self, batch) -> torch.Tensor:
+        """Last hidden states, [B, T, D]."""
+        return self.body(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT,
+                         use_cache=False).last_hidden_state
+
+    def token_stats(self, batch, want: tuple[str, ...] = (), other: "Policy | None" = None,
+                    detach_values: bool = False) -> TokenStats:
+        """Log-probabilities of the batch's tokens and, on request, more.
+
+        Args:
+            batch: anything with `input_ids_BT`, `loss_mask_BT` and `attention_mask_BT` (or None).
+            want: of "entropy", "sum_p_squared", "kl" (to `other`), "values".
+            detach_values: no gradient from the values into the trunk.
+        """
+        hidden_BTD = self.hidden(batch)
+        states_BSD = hidden_BTD[:, :-1]                     # position t - 1 predicts token t
+        targets_BS = batch.input_ids_BT[:, 1:]
+        mask_BT = batch.loss_mask_BT.clone()
+        mask_BT[:, 0] = False
+        over_vocabulary = tuple(name for name in want if name != "values")
+        reduced = reduce_vocabulary(self.logits, self.head.weight.shape[0], rows(states_BSD), targets_BS.reshape(-1),
+                                    over_vocabulary, self._other(batch, other))
+        shape = targets_BS.shape
+        stats = TokenStats(aligned(reduced.logps.view(shape)), mask_BT)
+        for name in over_vocabulary:
+            setattr(stats, f"{name}_BT", aligned(getattr(reduced, name).view(shape)))
+        if "values" in want:
+            stats.values_BT = aligned(self.value_head(states_BSD.detach() if detach_values else states_BSD).float())
+        return stats
+
+    def _other(self, batch, other):
+        if other is None:
+            return None
+        with torch.no_grad():
+            states_BSD = other.hidden(batch)[:, :-1]
+        return other.logits, rows(states_BSD)
+
+    @torch.no_grad()
+    def check_head(self) -> None:
+        """Raises ModelError where `logits(body(x))` is not the model's own output."""
+        ids_BT = torch.arange(8, device=self.device)[None] % self.model.config.get_text_config().vocab_size
+        training = self.model.training
+        self.model.eval()
+        own = self.model(input_ids=ids_BT, use_cache=False).logits.float()
+        ours = self.logits(self.body(input_ids=ids_BT, use_cache=False).last_hidden_state).float()
+        self.model.train(training)
+        if own.shape != ours.shape or not torch.allclose(own, ours, rtol=1e-3, atol=1e-3):
+            raise ModelError(f"{type(self.model).__name__} computes its logits in a way of its own after the head, "
+                             "which is not supported; choose another architecture")
+
+
+def rows(x_BSD: torch.Tensor) -> torch.Tensor:
+    """[B, S, D] -> [B * S, D]."""
+    return x_BSD.reshape(-1, x_BSD.shape[-1])
+
+
+def aligned(x_BS: torch.Tensor) -> torch.Tensor:
+    """[B, T-1] of predictions -> [B, T] on the tokens, column 0 zero."""
+    return nn.functional.pad(x_BS, (1, 0))

@@ -1,0 +1,178 @@
+"""The run directory: everything a run leaves behind, and who may write there.
+
+    config.yaml manifest.json status.json metrics.jsonl timings.jsonl samples/ checkpoints/ final/
+
+Its name is a function of the config, so the same command finds the same directory: a finished run is reported, an
+unfinished one goes on.  "The same run" means the config and the fingerprints of data, scorer code and tokenizer; a
+difference is refused and shown.  One process owns a directory at a time, by a lock on the directory that the kernel
+drops when the process dies.  Every file but the two append-only logs is written aside and renamed.
+
+Wall-clock times never enter metrics.jsonl, so that the metrics of two runs can be compared byte for byte.
+"""
+
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+from apo.errors import RunError
+
+STATES = ("created", "running", "done", "failed", "preempted")
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """The file has its old content or its new one, whatever happens."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value) -> None:
+    write_atomic(path, json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path):
+    """The parsed file, or None where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is damaged ({error}); move the run directory away, or use force=true") from error
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+class RunDirectory:
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.manifest_file = self.path / "manifest.json"
+        self.status_file = self.path / "status.json"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.timings_file = self.path / "timings.jsonl"
+        self.samples = self.path / "samples"
+        self.checkpoints = self.path / "checkpoints"
+        self.final = self.path / "final"
+
+    # ---- who owns it -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def owned(self):
+        """Holds the lock; RunError where another live process has it or the place cannot be written."""
+        from filelock import FileLock, Timeout
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock")
+            lock.acquire(timeout=0)
+        except Timeout:
+            owner = read_json(self.status_file) or {}
+            raise RunError(f"{self.path} is being written by process {owner.get('pid', '?')} on "
+                           f"{owner.get('host', '?')}; wait for it, or stop it") from None
+        except OSError as error:
+            raise RunError(f"cannot write the run directory {self.path}: {error.strerror or error}; "
+                           "choose another with --output-dir") from error
+        try:
+            yield self
+        except OSError as error:
+            if error.errno in (28, 30, 122):       # no space, read-only file system, quota
+                raise RunError(f"{error.filename or self.path}: {error.strerror}; the last complete checkpoint is "
+                               "kept, the same command goes on from it once there is room") from error
+            raise
+        finally:
+            lock.release()
+
+    # ---- state -------------------------------------------------------------------------------------------------------
+
+    def status(self) -> dict:
+        return read_json(self.status_file) or {"state": "created"}
+
+    def set_status(self, state: str, step: int, max_steps: int, message: str = "") -> None:
+        write_json(self.status_file, {"state": state, "step": step, "max_steps": max_steps, "heartbeat": now(),
+                                      "pid": os.getpid(), "host": socket.gethostname(), "message": message})
+
+    def is_done(self) -> bool:
+        return self.status()["state"] == "done" and self.final.is_dir()
+
+    def move_aside(self) -> None:
+        """`force=true`: what is there keeps its bytes under a name nobody reads."""
+        kept = [item for item in self.path.iterdir() if item.name != ".lock" and not item.name.startswith("old-")]
+        if kept:
+            old = self.path / f"old-{int(time.time())}"
+            old.mkdir()
+            for item in kept:
+                item.rename(old / item.name)
+
+    # ---- the two logs ------------------------------------------------------------------------------------------------
+
+    def append(self, file: Path, row: dict) -> None:
+        with open(file, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def metrics_size(self) -> int:
+        """Bytes of metrics.jsonl, on disk: what a checkpoint remembers."""
+        if not self.metrics_file.exists():
+            return 0
+        with open(self.metrics_file, "rb+") as stream:
+            os.fsync(stream.fileno())
+        return self.metrics_file.stat().st_size
+
+    def truncate_metrics(self, size: int) -> None:
+        """Forget the rows written after the checkpoint that a run goes on from."""
+        if self.metrics_file.exists():
+            if self.metrics_file.stat().st_size < size:
+                raise RunError(f"{self.metrics_file} is shorter than its checkpoint remembers: it was changed from "
+                               "outside; use force=true to begin anew")
+            os.truncate(self.metrics_file, size)
+        elif size:
+            raise RunError(f"{self.metrics_file} is gone; use force=true to begin anew")
+
+    def write_samples(self, name: str, rows: list[dict]) -> Path:
+        path = self.samples / f"{name}.jsonl"
+        write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        return path
+
+    # ---- replacing a whole folder ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def folder(self, target: Path):
+        """Write a folder aside, fsync it, rename it into place: it exists only when it is complete."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".incomplete-{target.name}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        yield temporary
+        for file in sorted(temporary.rglob("*")):
+            if file.is_file():
+                fsync(file)
+        fsync(temporary)
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.rename(target)
+        fsync(target.parent)
+
+
+def fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def command_line() -> list[str]:
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
