@@ -1,0 +1,179 @@
+"""A source's documents, scored once and kept on disk, split into training and held-out text, and tokenised.
+
+Scores are cached under what they depend on (the documents, how they are cut, the scorer) and tokens under scores and
+tokenizer, so a second run, another method or another seed finds both.  The split is by a hash of each document's
+text: the same whatever the seed, the order or the other documents.
+"""
+
+import hashlib
+import json
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Iterable, Iterator, Literal
+
+import numpy as np
+
+from apo.cache import Cache, digest
+from apo.console import progress, warn
+from apo.data.records import ScoredText
+from apo.data.scoring import annotate
+from apo.data.sources.base import Document, Source, sources
+from apo.data.store import TokenStore, write_store
+from apo.data.tokenizer import tokenizer_fingerprint
+from apo.errors import ConfigError, DataError
+from apo.schema import DataConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from apo.scorers.base import Scorer
+
+Split = Literal["train", "heldout"]
+FORMAT = 1
+"""Of the cached files; counted up when it changes."""
+SCORED, SUMMARY = "scored.parquet", "summary.json"
+ROWS_AT_ONCE = 64
+
+
+def prepare(data: DataConfig, scorer: "Scorer | None", cache: Cache) -> "Corpus":
+    """The scored corpus of the data options, from the cache or built now.
+
+    Raises DataError for data that cannot be used, ScorerError for scores that are not numbers.
+    """
+    if not 0 <= data.eval_fraction < 1:
+        raise ConfigError(f"data.eval_fraction={data.eval_fraction} must be at least 0 and less than 1")
+    source = sources.get(data.source)(data)
+    key = {"format": FORMAT, "source": data.source, "documents": source.fingerprint(),
+           "scorer": scorer.fingerprint() if scorer is not None else None,
+           **{name: getattr(data, name) for name in ("text_column", "score_column", "segment_by", "max_documents")}}
+    folder = cache.get("scored", key, lambda folder: _build(folder, source, scorer))
+    return Corpus(folder, source, digest({**key, "eval_fraction": data.eval_fraction}))
+
+
+class Corpus:
+    """Documents on disk; in memory, two hashes per document and nothing else."""
+
+    def __init__(self, folder: Path, source: Source, fingerprint: str):
+        self.folder, self.source, self.fingerprint = folder, source, fingerprint
+        self.summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
+        self._split()
+
+    def documents(self, split: Split) -> Iterator[ScoredText]:
+        """In the source's order."""
+        chosen = self.train_D if split == "train" else self.heldout_D
+        start = 0
+        for batch in self._file.iter_batches(ROWS_AT_ONCE, columns=["texts", "scores"]):
+            mask = chosen[start:start + len(batch)]
+            start += len(batch)
+            if mask.any():
+                import pyarrow
+                for row in batch.filter(pyarrow.array(mask)).to_pylist():
+                    yield ScoredText(row["texts"], row["scores"])
+
+    def texts(self, split: Split) -> Iterator[str]:
+        """Segment by segment, as they are tokenised."""
+        return (text for document in self.documents(split) for text in document.texts)
+
+    def tokenise(self, tokenizer: "PreTrainedTokenizerBase", cache: Cache) -> tuple[TokenStore, TokenStore]:
+        """Training and held-out documents, from the cache or tokenised now."""
+        tokens = tokenizer_fingerprint(tokenizer)
+        return self._store("train", tokenizer, tokens, cache), self._store("heldout", tokenizer, tokens, cache)
+
+    @cached_property
+    def prompts(self) -> dict[str, list[str]]:
+        """Prompt sets the source makes from held-out documents."""
+        if type(self.source).prompt_sets is Source.prompt_sets:
+            return {}
+        return self.source.prompt_sets(document.text for document in self.documents("heldout"))
+
+    def describe(self) -> dict[str, Any]:
+        """Sizes by split, `overlap` (held-out documents left out because training has their text too, whatever the
+        white space), `empty` (documents without text, left out) and where the scores come from."""
+        return {"documents": int(self.train_D.sum()), "heldout_documents": int(self.heldout_D.sum()),
+                "overlap": self.overlap, **self.summary}
+
+    def _store(self, split: Split, tokenizer: "PreTrainedTokenizerBase", tokens: str, cache: Cache) -> TokenStore:
+        total = int((self.train_D if split == "train" else self.heldout_D).sum())
+
+        def build(folder: Path) -> None:
+            with progress(f"tokenising {split} documents", total) as bar:
+                write_store(folder, self.documents(split), tokenizer, bar.advance)
+
+        key = {"format": FORMAT, "corpus": self.fingerprint, "split": split, "tokenizer": tokens}
+        return TokenStore.open(cache.get("tokens", key, build))
+
+    def _split(self) -> None:
+        table = self._file.read(columns=["hash", "normal_hash"])
+        hashes_D, normal_D = (table.column(name).to_numpy() for name in ("hash", "normal_hash"))
+        heldout_D = heldout_mask(hashes_D, self.source.data.eval_fraction)
+        copies_D = heldout_D & np.isin(normal_D, normal_D[~heldout_D])
+        self.overlap = int(copies_D.sum())
+        self.train_D, self.heldout_D = ~heldout_D, heldout_D & ~copies_D
+        if self.overlap:
+            warn(f"{self.overlap} of {heldout_D.sum()} held-out documents are also training documents; left out")
+
+    @property
+    def _file(self):
+        import pyarrow.parquet
+        return pyarrow.parquet.ParquetFile(self.folder / SCORED)
+
+
+def heldout_mask(hashes_D: np.ndarray, fraction: float) -> np.ndarray:
+    """Documents whose hash lies in the lowest `fraction` of all hashes; at least one on each side, unless `fraction`
+    is 0.  Copies of one text stay together."""
+    if fraction == 0:
+        return np.zeros(len(hashes_D), bool)
+    if hashes_D.min() == hashes_D.max():
+        raise DataError(f"{len(hashes_D)} documents with one text between them: at least two different ones are "
+                        "needed, one to train on and one held out (or data.eval_fraction=0 to hold out none)")
+    mask_D = hashes_D < np.uint64(min(int(fraction * 2**64), 2**64 - 1))
+    if mask_D.all():
+        return hashes_D < hashes_D.max()
+    return mask_D if mask_D.any() else hashes_D == hashes_D.min()
+
+
+def text_hash(text: str) -> int:
+    """64 bits of the sha256."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def _build(folder: Path, source: Source, scorer: "Scorer | None") -> None:
+    import pyarrow
+    import pyarrow.parquet
+    schema = pyarrow.schema({"origin": pyarrow.string(), "texts": pyarrow.list_(pyarrow.string()),
+                             "scores": pyarrow.list_(pyarrow.float64()), "hash": pyarrow.uint64(),
+                             "normal_hash": pyarrow.uint64()})
+    counts = {"segments": 0, "characters": 0, "bytes": 0, "empty": 0}
+    total = source.data.max_documents or source.size().documents
+    with pyarrow.parquet.ParquetWriter(folder / SCORED, schema, compression="zstd") as writer, \
+            progress("scoring documents", total) as bar:
+        documents = annotate(_not_empty(source.limited(), counts), scorer)
+        while rows := [_row(document, counts) for document in islice(documents, ROWS_AT_ONCE)]:
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema))
+            bar.advance(len(rows))
+    if not counts["segments"]:
+        raise DataError(f"{_called(source)}: no document has any text; there is nothing to train on")
+    (folder / SUMMARY).write_text(json.dumps(counts))
+
+
+def _not_empty(documents: Iterable[Document], counts: dict[str, int]) -> Iterator[Document]:
+    for document in documents:
+        if any(document.texts):
+            yield document
+        else:
+            counts["empty"] += 1
+
+
+def _row(document: Document, counts: dict[str, int]) -> dict[str, Any]:
+    text = "".join(document.texts)
+    counts["segments"] += len(document.texts)
+    counts["characters"] += len(text)
+    counts["bytes"] += len(text.encode())
+    return {"origin": document.origin, "texts": document.texts, "scores": document.scores, "hash": text_hash(text),
+            "normal_hash": text_hash(" ".join(text.split()))}
+
+
+def _called(source: Source) -> str:
+    path = source.data.path
+    return source.name if not path else path if isinstance(path, str) else ", ".join(path)

@@ -1,0 +1,248 @@
+"""What a source of documents is, and how one row becomes a document or a complaint.
+
+A source yields documents in an order of its own that never changes, each with its origin ("file, row 12") for
+messages, cut into segments, with a score per segment or none at all (the scorer then annotates).  All formats share
+one reader of rows, so that one mistake has one wording wherever it stands.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, ClassVar, Iterable, Iterator
+
+from apo.errors import ConfigError, DataError, nearest
+from apo.registry import Registry
+from apo.schema import DataConfig
+
+sources = Registry("source", "apo.data.sources")
+
+TEXT_COLUMNS = ("texts", "text")
+SCORE_COLUMNS = ("scores", "score")
+MAX_COMPLAINTS = 5
+"""Bad rows shown in one message."""
+LOOK_AHEAD = 10_000
+"""Rows read after the first bad one to find more of them."""
+
+
+@dataclass(slots=True)
+class Document:
+    """A `ScoredText` on its way: `scores` is null until the scorer has seen it."""
+
+    origin: str
+    texts: list[str]
+    scores: list[float] | None = None
+
+
+class BadRow(Exception):
+    """A row that cannot be used; the reason, without the place."""
+
+
+Row = tuple[str, "dict[str, Any] | BadRow"]
+"""(origin, row): a reader hands over a BadRow in place of what it could not parse."""
+
+
+@dataclass(slots=True)
+class Size:
+    """What is known without network and without reading everything; null where it is not."""
+
+    documents: int | None = None
+    bytes: int | None = None
+
+
+class DocumentStream(ABC):
+    """Documents with a cursor.  Iterating goes on from the cursor; at the end it returns to the beginning."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Document]: ...
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Where the next document is, as something `json` can write."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Source(ABC):
+    """Built from the data options alone; opens nothing until it is asked for documents."""
+
+    name: ClassVar[str]
+    record: ClassVar[str] = "scored_text"
+
+    def __init__(self, data: DataConfig):
+        self.data = data
+
+    @abstractmethod
+    def documents(self) -> Iterator[Document]:
+        """Every document, in the source's own order."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes whenever `documents` would yield anything else."""
+
+    def stream(self) -> DocumentStream:
+        """The documents with a cursor, for `data.streaming`."""
+        raise ConfigError(f"data.streaming needs data.source=hub; {self.name} is read as a whole")
+
+    def size(self) -> Size:
+        return Size()
+
+    def prompt_sets(self, heldout: Iterable[str]) -> dict[str, list[str]]:
+        """Named sets of prompts made from the texts of held-out documents."""
+        return {}
+
+    def limited(self) -> Iterator[Document]:
+        """`documents`, up to `data.max_documents`."""
+        return islice(self.documents(), self.data.max_documents)
+
+
+class Cell(str):
+    """Text that may stand for a number: CSV has no other kind."""
+
+    __slots__ = ()
+
+
+def lines(text: str) -> list[str]:
+    """Cut after every newline, and only there: `str.splitlines` also cuts at form feeds and Unicode separators."""
+    parts = text.split("\n")
+    cut = [part + "\n" for part in parts[:-1]]
+    return cut + [parts[-1]] if parts[-1] else cut
+
+
+@dataclass(slots=True)
+class Columns:
+    """Which columns of the rows hold the text and the scores.  Fixed by the first row and held to after it."""
+
+    text: str
+    score: str | None
+    by_line: bool
+    """Cut at newlines, and leave the scores to the scorer."""
+
+    @classmethod
+    def find(cls, names: Iterable[str], data: DataConfig) -> "Columns":
+        names = list(names)
+        text = _column(names, data.text_column, TEXT_COLUMNS, "data.text_column")
+        if text is None:
+            raise BadRow(f"has no column \"texts\" or \"text\"; it has {_listed(names)}. "
+                         "Name the one that holds the text with data.text_column")
+        score = _column(names, data.score_column, SCORE_COLUMNS, "data.score_column")
+        by_line = data.segment_by == "line"
+        return cls(text, score, by_line)
+
+    def read(self, row: dict[str, Any], origin: str) -> Document:
+        """Raises BadRow."""
+        if self.text not in row:
+            raise BadRow(f'no "{self.text}"; the row has {_listed(row)}')
+        value = row[self.text]
+        if isinstance(value, str) and self.by_line:
+            return Document(origin, [_text(line, self.text) for line in lines(value)])
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list):
+            raise BadRow(f'"{self.text}" is {_kind(texts)}, not text or a list of texts')
+        texts = [_text(text, self.text) for text in texts]
+        return Document(origin, texts, self._scores(row, len(texts), isinstance(value, str)))
+
+    def _scores(self, row: dict[str, Any], count: int, single: bool) -> list[float] | None:
+        if self.score is None:
+            late = [name for name in SCORE_COLUMNS if row.get(name) is not None]
+            if late:
+                raise BadRow(f'has "{late[0]}", but the first row has none: score all rows or none')
+            return None
+        if self.score not in row:
+            raise BadRow(f'no "{self.score}"; the row has {_listed(row)}')
+        value = row[self.score]
+        if single and not isinstance(value, list):
+            return [_number(value, self.score)]
+        if not isinstance(value, list):
+            raise BadRow(f'"{self.score}" is {_kind(value)}; with a list of texts it must be a list of as many numbers')
+        if len(value) != count:
+            raise BadRow(f'{count} {"text" if count == 1 else "texts"} but {len(value)} in "{self.score}"')
+        return [_number(number, self.score) for number in value]
+
+
+def read_rows(rows: Iterable[Row], data: DataConfig, name: str) -> Iterator[Document]:
+    """Documents of (origin, row) pairs.
+
+    Raises DataError with up to five bad rows in one message; `name` is the file or dataset.
+    """
+    columns: Columns | None = None
+    complaints: list[str] = []
+    after_first = 0
+    for origin, row in rows:
+        try:
+            if isinstance(row, BadRow):
+                raise row
+            if columns is None:
+                columns = _first(row, data, name)
+            document = columns.read(row, origin)
+        except BadRow as bad:
+            complaints.append(f"{origin}: {bad}")
+        else:
+            if not complaints:
+                yield document
+        after_first += bool(complaints)
+        if len(complaints) == MAX_COMPLAINTS or after_first > LOOK_AHEAD:
+            break
+    if complaints:
+        raise DataError(_told(complaints))
+    if columns is None:
+        raise DataError(f"{name}: no rows; there is nothing to train on")
+
+
+def _first(row: dict[str, Any], data: DataConfig, name: str) -> Columns:
+    try:
+        return Columns.find(row, data)
+    except BadRow as bad:
+        raise DataError(f"{name} {bad}") from None
+
+
+def _told(complaints: list[str]) -> str:
+    if len(complaints) == 1:
+        return complaints[0]
+    many = f"the first {MAX_COMPLAINTS}" if len(complaints) == MAX_COMPLAINTS else str(len(complaints))
+    return f"{many} rows that cannot be used:\n" + "\n".join(f"  - {complaint}" for complaint in complaints)
+
+
+def _column(names: list[str], asked: str | None, usual: tuple[str, ...], option: str) -> str | None:
+    if asked is None:
+        return next((name for name in usual if name in names), None)
+    if asked not in names:
+        raise BadRow(f'has no column "{asked}" ({option}).{nearest(asked, names)} It has {_listed(names)}')
+    return asked
+
+
+def _text(value: Any, column: str) -> str:
+    if not isinstance(value, str):
+        raise BadRow(f'"{column}" holds {_kind(value)} where text is needed')
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadRow(f'"{column}" holds half a surrogate pair at character {error.start}: not valid Unicode') from None
+    return value
+
+
+def _number(value: Any, column: str) -> float:
+    if isinstance(value, Cell):
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise BadRow(f'"{column}" holds {_kind(value)} where a number is needed')
+    if not math.isfinite(value):
+        raise BadRow(f'"{column}" holds {value}: scores must be finite')
+    return float(value)
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, str):
+        return f'the text "{value[:30]}"' if value else "an empty text"
+    return f"a {type(value).__name__}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = [f'"{name}"' for name in names]
+    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "") if names else "no columns"

@@ -1,0 +1,146 @@
+"""A tokenised corpus as flat arrays on disk, mapped into memory: opening one costs nothing, however large it is.
+
+Every segment is tokenised on its own (as PHF does), so that a segment's tokens are the same with and without a
+control token in front of it, and no token straddles two scores.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Iterable
+
+import numpy as np
+
+from apo.data.records import ScoredText
+from apo.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+INDEX = "store.json"
+DOCUMENTS_AT_ONCE = 64
+
+
+@dataclass
+class TokenStore:
+    """N tokens in S segments in D documents.  Offsets are cumulative and begin with 0."""
+
+    tokens_N: np.ndarray
+    """uint16 where the vocabulary fits, else int32."""
+    segment_starts_S1: np.ndarray
+    """int64 [S + 1]: segment s holds tokens starts[s] to starts[s + 1]; it may be empty."""
+    segment_scores_S: np.ndarray
+    """float64."""
+    segment_bytes_S: np.ndarray
+    """int32: length of the segment's text in UTF-8."""
+    document_segments_D1: np.ndarray
+    """int64 [D + 1]: document d holds segments document_segments[d] to document_segments[d + 1]."""
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens_N)
+
+    @property
+    def num_segments(self) -> int:
+        return len(self.segment_scores_S)
+
+    @property
+    def num_documents(self) -> int:
+        return len(self.document_segments_D1) - 1
+
+    @cached_property
+    def document_scores_D(self) -> np.ndarray:
+        """float64: mean of the document's segment scores (PHF's avg_score)."""
+        counts_D = np.diff(self.document_segments_D1)
+        return np.add.reduceat(self.segment_scores_S, self.document_segments_D1[:-1]) / counts_D if len(counts_D) \
+            else np.zeros(0)
+
+    @cached_property
+    def document_starts_D1(self) -> np.ndarray:
+        """int64 [D + 1]: first token of each document."""
+        return self.segment_starts_S1[self.document_segments_D1]
+
+    @classmethod
+    def open(cls, folder: Path) -> "TokenStore":
+        """Raises DataError where the files are not what the index says."""
+        try:
+            index = json.loads((folder / INDEX).read_text())
+            arrays = {name: _open(folder / f"{name}.bin", *index[name]) for name in cls.__dataclass_fields__}
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{folder}: damaged tokenised data ({error}); delete this folder") from None
+        return cls(**arrays)
+
+
+def write_store(folder: Path, documents: Iterable[ScoredText], tokenizer: "PreTrainedTokenizerBase",
+                advance: Callable[[int], None] = lambda documents: None) -> None:
+    """Tokenise into `folder`, a batch of documents at a time.  Documents without a token are left out."""
+    writer = _Writer(folder, token_type(len(tokenizer)))
+    documents = iter(documents)
+    while batch := list(islice(documents, DOCUMENTS_AT_ONCE)):
+        segments = [text for document in batch for text in document.texts]
+        ids = iter(token_ids(tokenizer, segments))
+        for document in batch:
+            writer.add(document, list(islice(ids, len(document.texts))))
+        writer.flush()
+        advance(len(batch))
+    writer.close()
+
+
+def token_ids(tokenizer: "PreTrainedTokenizerBase", segments: list[str]) -> list[list[int]]:
+    """Plain text to ids: nothing is added, and text that looks like a special token stays text."""
+    return tokenizer(segments, add_special_tokens=False, return_attention_mask=False, split_special_tokens=True,
+                     verbose=False)["input_ids"]
+
+
+def token_type(vocab_size: int) -> np.dtype:
+    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.int32)
+
+
+class _Writer:
+    """Appends to one raw file per array; the index with types and lengths comes last."""
+
+    def __init__(self, folder: Path, token_dtype: np.dtype):
+        self.folder = folder
+        self.types = {"tokens_N": token_dtype, "segment_starts_S1": np.dtype(np.int64),
+                      "segment_scores_S": np.dtype(np.float64), "segment_bytes_S": np.dtype(np.int32),
+                      "document_segments_D1": np.dtype(np.int64)}
+        self.files = {name: open(folder / f"{name}.bin", "wb") for name in self.types}
+        self.pending: dict[str, list] = {name: [] for name in self.types}
+        self.lengths = dict.fromkeys(self.types, 0)
+        self.num_tokens = self.num_segments = 0
+        self.pending["segment_starts_S1"].append(0)
+        self.pending["document_segments_D1"].append(0)
+
+    def add(self, document: ScoredText, ids: list[list[int]]) -> None:
+        if not any(ids):
+            return
+        for text, score, segment in zip(document.texts, document.scores, ids):
+            self.num_tokens += len(segment)
+            self.pending["tokens_N"].extend(segment)
+            self.pending["segment_starts_S1"].append(self.num_tokens)
+            self.pending["segment_scores_S"].append(score)
+            self.pending["segment_bytes_S"].append(len(text.encode()))
+        self.num_segments += len(ids)
+        self.pending["document_segments_D1"].append(self.num_segments)
+
+    def flush(self) -> None:
+        for name, values in self.pending.items():
+            np.array(values, dtype=self.types[name]).tofile(self.files[name])
+            self.lengths[name] += len(values)
+            values.clear()
+
+    def close(self) -> None:
+        self.flush()
+        for file in self.files.values():
+            file.close()
+        index: dict[str, Any] = {name: [dtype.str, self.lengths[name]] for name, dtype in self.types.items()}
+        (self.folder / INDEX).write_text(json.dumps(index))
+
+
+def _open(path: Path, dtype: str, length: int) -> np.ndarray:
+    expected = np.dtype(dtype).itemsize * length
+    if path.stat().st_size != expected:
+        raise ValueError(f"{path.name} has {path.stat().st_size} bytes, not {expected}")
+    return np.asarray(np.memmap(path, dtype, "r", shape=(length,))) if length else np.zeros(0, dtype)
