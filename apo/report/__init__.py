@@ -1,0 +1,81 @@
+"""From run directories to a comparison a person can read: evaluation, intervals, fairness, tables, one picture.
+
+    from apo import report
+    comparison = report.compare(["outputs/pep8/mle/...", "outputs/pep8/conditional/..."], "mle", "comparison.png")
+    report.show(comparison)
+
+Nothing of it is imported while a model trains, and matplotlib and rich only where they draw.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Iterable
+
+from apo.console import say
+from apo.report.runs import Run
+
+SHOWN_SCENARIO = "functions"
+"""The scenario whose samples are printed side by side; the first one where a task has none of that name."""
+
+
+def compare(run_dirs: Iterable[str | Path], baseline: str | None = None, out: str | Path | None = None, *,
+            allow: Iterable[str] = (), overrides: Iterable[str] = (), also: Iterable[str] = (), task: str | None = None,
+            method: str | None = None, seed: int = 0, force: bool = False):
+    """Evaluates every run (or reads its evaluation.json), and writes the picture and its tables beside each other.
+
+    Args:
+        run_dirs: run directories, folders that hold some, model directories or hub names.
+        baseline: a method's name or a run; None takes `mle`, else the first method.
+        out: path of the PNG; the tables go to the same name with .md.  None writes `comparison.png` into the folder
+            that holds all runs.
+        allow: keys that may differ although they are not the method.
+        seed: of the samples, the same for all runs.
+
+    Raises EvaluationError for an unfair comparison, before anything is sampled where the configs already show it.
+    """
+    from apo.report.select import select
+    runs = select([str(name) for name in run_dirs], overrides, task, method, also)
+    from apo.report.comparison import build
+    from apo.report.rescore import Rescorer
+    check_configs(runs, baseline, allow)
+    rescorer = Rescorer(seed, force, allow)
+    comparison = build([(run, rescorer.evaluate(run)) for run in runs], baseline, allow)
+    write_report(comparison, Path(out) if out else default_output(runs))
+    return comparison
+
+
+def check_configs(runs: list[Run], baseline: str | None, allow: Iterable[str]) -> None:
+    """Refuses an unfair comparison by what is known before any sampling."""
+    from apo.report.comparison import baseline_label, group
+    from apo.report.fairness import differences, refuse
+    methods = group([(run, {}) for run in runs])
+    baseline_label(methods, baseline)
+    refuse(differences({each.label: list(zip(each.runs, each.evaluations)) for each in methods}, allow))
+
+
+def write_report(comparison: Any, path: Path) -> None:
+    from apo.report.plots import save
+    from apo.report.runs import write
+    from apo.report.tables import markdown
+    save(comparison, path)
+    write(path.with_suffix(".md"), markdown(comparison))
+    comparison.picture = path
+
+
+def default_output(runs: list[Run]) -> Path:
+    directories = {str(run.directory) for run in runs}
+    if len(directories) == 1:
+        return Path(directories.pop()) / "evaluation.png"
+    return Path(os.path.commonpath([os.path.abspath(each) for each in directories])) / "comparison.png"
+
+
+def show(comparison: Any, samples: int = 3) -> None:
+    """Prints the tables, `samples` prompts with what each model made of them, and where the picture is."""
+    from apo.report import tables
+    out = tables.console()
+    tables.show(comparison, out)
+    if samples and comparison.scenarios:
+        scenario = SHOWN_SCENARIO if SHOWN_SCENARIO in comparison.scenarios else next(iter(comparison.scenarios))
+        tables.show_samples(comparison, scenario, samples, out)
+    if comparison.picture:
+        say(f"picture: {comparison.picture}\ntables:  {comparison.picture.with_suffix('.md')}")

@@ -1,0 +1,220 @@
+"""Methods side by side: means with intervals, paired differences to a baseline, corrected for their number.
+
+The unit of a claim is the training seed.  With two seeds or more, a method's interval is Student's t over its seeds'
+means and its difference to the baseline a t over the differences seed by seed (same data order, same prompts, same
+sampling seeds on both sides).  With one seed only the samples vary: a bootstrap over prompts (samples of one prompt
+stay together), which says how sure we are about *these two models* and nothing about another training run.  p-values
+are Holm-corrected over the methods compared with the baseline, scenario by scenario.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Iterable
+
+import numpy as np
+
+from apo.errors import EvaluationError, nearest
+from apo.metrics import statistics
+from apo.metrics.statistics import Interval
+from apo.report import fairness
+from apo.report.fairness import Factor
+from apo.report.runs import Run
+
+
+@dataclass
+class Method:
+    """One row of every table: the runs of one method and config, over seeds."""
+
+    label: str
+    runs: list[Run]
+    evaluations: list[dict[str, Any]]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [run.seed for run in self.runs]
+
+    def by_seed(self) -> dict[int, dict[str, Any]]:
+        return dict(zip(self.seeds, self.evaluations))
+
+    def metric(self, scenario: str, name: str) -> list[float]:
+        """One value per seed; shorter where some evaluation lacks it."""
+        found = [evaluation["scenarios"][scenario]["metrics"].get(name) for evaluation in self.evaluations]
+        return [value for value in found if value is not None]
+
+    def heldout(self, name: str) -> list[float]:
+        return [evaluation["heldout"][name] for evaluation in self.evaluations if name in evaluation["heldout"]]
+
+    def tokens_trained(self) -> list[int]:
+        return [tokens for tokens in (run.tokens_trained() for run in self.runs) if tokens is not None]
+
+
+@dataclass
+class Difference:
+    """A method's mean score minus the baseline's.  `p` is two-sided and Holm-corrected."""
+
+    interval: Interval
+    p: float
+    seeds: int
+
+
+@dataclass
+class ScenarioRow:
+    label: str
+    score: Interval
+    difference: Difference | None
+    """None for the baseline itself, and where nothing can be paired."""
+
+
+@dataclass
+class Comparison:
+    task: str
+    methods: list[Method]
+    baseline: str | None
+    confidence: float
+    kind: str
+    """`score`: lower is better; `reward`: higher is."""
+    scenarios: dict[str, list[ScenarioRow]] = field(default_factory=dict)
+    factors: list[Factor] = field(default_factory=list)
+    picture: Path | None = None
+    """Where the PNG was written; its tables lie beside it."""
+
+    def row(self, scenario: str, label: str) -> ScenarioRow:
+        return next(row for row in self.scenarios[scenario] if row.label == label)
+
+    def method(self, label: str) -> Method:
+        return next(method for method in self.methods if method.label == label)
+
+
+def build(evaluated: Iterable[tuple[Run, dict[str, Any]]], baseline: str | None = None,
+          allow: Iterable[str] = ()) -> Comparison:
+    """Groups runs into methods, refuses unfair company, computes every interval.
+
+    `baseline`: a method's label or name, or a run directory; None takes `mle` where it is, else the first method.
+    """
+    methods = group(list(evaluated))
+    first = methods[0].runs[0].config
+    factors = fairness.differences({m.label: list(zip(m.runs, m.evaluations)) for m in methods}, allow)
+    fairness.refuse(factors)
+    comparison = Comparison(first.task, methods, baseline_label(methods, baseline), first.evaluation.confidence,
+                            methods[0].evaluations[0]["kind"], factors=factors)
+    bootstrap = Bootstrap(first.evaluation.confidence, first.evaluation.num_bootstrap)
+    for scenario in shared_scenarios(methods):
+        comparison.scenarios[scenario] = scenario_rows(methods, comparison.baseline, scenario, bootstrap)
+    return comparison
+
+
+def group(evaluated: list[tuple[Run, dict[str, Any]]]) -> list[Method]:
+    """Runs that differ in nothing but the seed, in the order given; labels made distinct by what differs."""
+    groups: dict[tuple, list[tuple[Run, dict[str, Any]]]] = {}
+    for run, evaluation in evaluated:
+        groups.setdefault((run.method, run.variant, run.config_hash), []).append((run, evaluation))
+    methods = []
+    for pairs, label in zip(groups.values(), labels(list(groups))):
+        pairs.sort(key=lambda pair: pair[0].seed)
+        refuse_doubles(label, [run for run, _ in pairs])
+        methods.append(Method(label, [run for run, _ in pairs], [evaluation for _, evaluation in pairs]))
+    if not methods:
+        raise EvaluationError("There is no run to compare.")
+    return methods
+
+
+def labels(keys: list[tuple[str, str, str]]) -> list[str]:
+    """The method's name, its variant if it has one, and the config's hash only where two would look the same."""
+    names = [f"{method}, {variant}" if variant else method for method, variant, _ in keys]
+    return [name if names.count(name) == 1 else f"{name} #{config_hash[:4]}"
+            for name, (_, _, config_hash) in zip(names, keys)]
+
+
+def refuse_doubles(label: str, runs: list[Run]) -> None:
+    for one, other in zip(runs, runs[1:]):
+        if one.seed == other.seed:
+            raise EvaluationError(f"{label} with seed {one.seed} is there twice: {one.directory} and "
+                                  f"{other.directory}. Name only one of them.")
+
+
+def baseline_label(methods: list[Method], wanted: str | None) -> str | None:
+    """None where there is a single method and so nothing to compare with."""
+    if wanted is None:
+        default = next((method.label for method in methods if method.runs[0].method == "mle"), methods[0].label)
+        return default if len(methods) > 1 else None
+    for method in methods:
+        if wanted in (method.label, method.runs[0].method) or any(same_place(run, wanted) for run in method.runs):
+            return method.label
+    known = [method.label for method in methods]
+    raise EvaluationError(f'--baseline {wanted}: not among the compared methods, which are {", ".join(known)}.'
+                          f"{nearest(wanted, known)}")
+
+
+def same_place(run: Run, name: str) -> bool:
+    return Path(name).resolve() == run.directory.resolve() or name == run.model
+
+
+def shared_scenarios(methods: list[Method]) -> list[str]:
+    every = [set(evaluation["scenarios"]) for method in methods for evaluation in method.evaluations]
+    return [name for name in methods[0].evaluations[0]["scenarios"] if all(name in names for names in every)]
+
+
+@dataclass
+class Bootstrap:
+    confidence: float
+    draws: int
+    seed: int = 0
+
+
+def scenario_rows(methods: list[Method], baseline: str | None, scenario: str,
+                  bootstrap: Bootstrap) -> list[ScenarioRow]:
+    base = next((method for method in methods if method.label == baseline), None)
+    rows = []
+    for method in methods:
+        compared = None if base is None or method is base else difference(method, base, scenario, bootstrap)
+        rows.append(ScenarioRow(method.label, score_interval(method, scenario, bootstrap), compared))
+    compared = [row.difference for row in rows if row.difference is not None]
+    for each, corrected in zip(compared, statistics.holm([each.p for each in compared])):
+        each.p = float(corrected)
+    return rows
+
+
+def score_interval(method: Method, scenario: str, bootstrap: Bootstrap) -> Interval:
+    """t over seeds' means; for one seed a BCa bootstrap over its prompts."""
+    samples = [evaluation["scenarios"][scenario] for evaluation in method.evaluations]
+    if len(samples) > 1:
+        return statistics.t_interval([np.mean(each["scores"]) for each in samples], bootstrap.confidence)
+    return statistics.bootstrap_mean(units(samples[0]["scores"], samples[0]["prompts"]), seed=bootstrap.seed,
+                                     confidence=bootstrap.confidence, num_bootstrap=bootstrap.draws)
+
+
+def difference(method: Method, base: Method, scenario: str, bootstrap: Bootstrap) -> Difference | None:
+    """Paired over the seeds both have; None where there is no such seed or the prompts are not the same."""
+    ours, theirs = method.by_seed(), base.by_seed()
+    pairs = [(ours[seed]["scenarios"][scenario], theirs[seed]["scenarios"][scenario])
+             for seed in ours if seed in theirs]
+    if not pairs:
+        return None
+    if len(pairs) > 1:
+        interval, p = statistics.paired_t([np.mean(a["scores"]) for a, _ in pairs],
+                                          [np.mean(b["scores"]) for _, b in pairs], bootstrap.confidence)
+        return Difference(interval, p, len(pairs))
+    a, b = pairs[0]
+    if a["prompts"] != b["prompts"]:
+        return None
+    interval, p = statistics.paired_bootstrap(units(a["scores"], a["prompts"]), units(b["scores"], b["prompts"]),
+                                              confidence=bootstrap.confidence, num_bootstrap=bootstrap.draws,
+                                              seed=bootstrap.seed)
+    return Difference(interval, p, 1)
+
+
+def units(scores: list[float], prompts: list[int]) -> np.ndarray:
+    """What a bootstrap over prompts may draw independently; the mean is that of `scores`.
+
+    Samples of one prompt are alike, so the prompt is the unit.  Some prompts have one sample more than others, and
+    their plain means would not average to the mean over samples: each prompt enters as the linearised ratio
+    `mean + P/N * sum(score - mean)` (P prompts, N samples).  With one prompt (sampling from nothing) or one sample
+    per prompt the samples themselves are the units.
+    """
+    values, numbers = np.asarray(scores, float), np.asarray(prompts)
+    distinct = np.unique(numbers)
+    if len(distinct) in (1, len(values)):
+        return values
+    mean = values.mean()
+    sums = np.bincount(np.searchsorted(distinct, numbers), weights=values - mean, minlength=len(distinct))
+    return mean + len(distinct) / len(values) * sums

@@ -1,0 +1,152 @@
+"""A comparison is fair or it is refused: what differs between the runs of one table, and whether it may.
+
+Three kinds of difference.  What *is* the method (objective, filtering, control tokens and what sampling needs because
+of them) is what the table is about.  What only watches a run (how often it logs or saves, the code's commit) is shown.
+Everything else, from the learning rate to the data's fingerprint, would be a second explanation of the result: it is
+refused until the researcher names it in `--allow`, and then it stands in the report.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterable
+
+from apo.errors import EvaluationError, nearest
+from apo.identity import leaves, to_dict
+from apo.report.runs import Run
+from apo.rundir import read_json
+from apo.schema import NOT_IDENTITY
+
+METHOD = ("objective", "data.filter_threshold", "data.conditional_training_config", "evaluation.prefix",
+          "evaluation.banned_tokens")
+WATCHING = ("training.logging_steps", "training.save_steps", "training.save_total_limit",
+            "training.activation_checkpointing", "evaluation.every_n_steps", "evaluation.n_per_epoch",
+            "evaluation.on_steps", "evaluation.at_start", "evaluation.at_end", "evaluation.best",
+            "code", "packages")
+UNSEEN = tuple(key for key in NOT_IDENTITY if key not in ("task", "seed")) + (
+    "evaluation.confidence", "evaluation.num_bootstrap")
+"""Never shown: where a run lives and how fast it goes.  Seeds are compared as sets, the task as any other fact."""
+BARE = ("training", "data", "model", "objective")
+"""What nobody can know about a model that was not trained here."""
+TOKENS_MAY_DIFFER_BY = 0.01
+"""Relative: the last packed row of a budget given in steps or epochs may be one more or less."""
+
+
+@dataclass
+class Factor:
+    """One thing that differs: `values` says it for every method of the table."""
+
+    key: str
+    values: dict[str, str]
+    verdict: str
+    """`method`, `noted`, `allowed` or `undeclared`."""
+
+
+def under(key: str, names: Iterable[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def facts(run: Run, evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Everything about a run that a reader of the table takes to be equal, as flat keys."""
+    known = {key: value for key, value in leaves(to_dict(run.config)) if not under(key, UNSEEN) and key != "seed"}
+    if run.bare:
+        known = {key: value for key, value in known.items() if not under(key, BARE)}
+        known |= {"training": f"unknown ({run.model})", "model": run.model}
+    else:
+        fingerprints = run.manifest.get("fingerprints", {})
+        known |= {"fingerprints.data": fingerprints.get("data"), "tokens_trained": run.tokens_trained(),
+                  "fingerprints.tokenizer": tokenizer_fingerprint(Path(run.model)),
+                  "code": run.manifest.get("git", {}).get("commit")}
+        packages = run.manifest.get("packages", {})
+        known |= {f"packages.{name}": packages.get(name) for name in ("torch", "transformers")}
+    for name in run.config.evaluation.scenarios:
+        known[f"prompts.{name}"] = evaluation.get("scenarios", {}).get(name, {}).get("prompts_sha256")
+    known["evaluation_seed"] = evaluation.get("settings", {}).get("seed")
+    known["fingerprints.scorer"] = evaluation.get("settings", {}).get("scorer_sha256")
+    return known
+
+
+def tokenizer_fingerprint(directory: Path) -> str | None:
+    """Of the vocabulary and its rules without added tokens: control tokens are part of the method."""
+    content = read_json(directory / "tokenizer.json")
+    if not content:
+        return None
+    rules = {key: content.get(key) for key in ("model", "normalizer", "pre_tokenizer")}
+    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def differences(methods: dict[str, list[tuple[Run, dict[str, Any]]]], allow: Iterable[str] = ()) -> list[Factor]:
+    """What differs between the methods of a table, each a list of (run, its evaluation) over seeds.
+
+    Raises EvaluationError for a name in `allow` that is no key at all (a misspelt permission would go unnoticed).
+    """
+    allow = list(allow)
+    known = {label: [facts(run, evaluation) for run, evaluation in runs] for label, runs in methods.items()}
+    keys = list(dict.fromkeys(key for runs in known.values() for run in runs for key in run))
+    check_allow(allow, keys)
+    factors = [Factor("seed", {label: ", ".join(str(run.seed) for run, _ in runs)
+                               for label, runs in methods.items()}, verdict("seed", allow))]
+    for key in keys:
+        factors.append(Factor(key, {label: said(key, runs) for label, runs in known.items()}, verdict(key, allow)))
+    factors = [factor for factor in factors if not same(factor)]
+    order = ["undeclared", "allowed", "method", "noted"]
+    return sorted(factors, key=lambda factor: order.index(factor.verdict))
+
+
+def check_allow(allow: list[str], keys: list[str]) -> None:
+    names = {part for key in [*keys, "seed", *BARE] for part in (key, *parents(key))}
+    for name in allow:
+        if name not in names:
+            raise EvaluationError(f'--allow {name}: no such key in the compared configs.{nearest(name, names)}')
+
+
+def parents(key: str) -> list[str]:
+    parts = key.split(".")
+    return [".".join(parts[:n]) for n in range(1, len(parts))]
+
+
+def verdict(key: str, allow: list[str]) -> str:
+    if under(key, METHOD):
+        return "method"
+    if under(key, WATCHING):
+        return "noted"
+    return "allowed" if under(key, allow) else "undeclared"
+
+
+def said(key: str, runs: list[dict[str, Any]]) -> str:
+    """The value over the seeds of one method, in words; several where the seeds disagree."""
+    values = list(dict.fromkeys(in_words(run.get(key)) for run in runs))
+    return " / ".join(values)
+
+
+def in_words(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def same(factor: Factor) -> bool:
+    values = list(dict.fromkeys(factor.values.values()))
+    if factor.key == "tokens_trained" and all(value.isdigit() for value in values):
+        low, high = min(map(int, values)), max(map(int, values))
+        return high - low <= TOKENS_MAY_DIFFER_BY * high
+    return len(values) == 1 and (factor.key == "seed" or " / " not in values[0])
+
+
+def refuse(factors: list[Factor]) -> None:
+    """EvaluationError that lists what is undeclared and gives the option that would declare it."""
+    undeclared = [factor for factor in factors if factor.verdict == "undeclared"]
+    if not undeclared:
+        return
+    lines = [f"  - {factor.key}: " + "; ".join(f"{label} {shorten(value)}" for label, value in factor.values.items())
+             for factor in undeclared]
+    keys = ",".join(factor.key for factor in undeclared)
+    raise EvaluationError("The runs differ in more than the method, so their difference would not be the method's:\n"
+                          + "\n".join(lines) + f"\nTrain them alike, or declare it: --allow {keys}")
+
+
+def shorten(text: str, limit: int = 40) -> str:
+    return text if len(text) <= limit else text[:limit - 3] + "..."

@@ -1,0 +1,157 @@
+"""Score a trained model again, the same way for every model of a table, and remember the result.
+
+Every run meets the same prompts and the same sampling seed, whatever seed it was trained with, so that samples can be
+paired.  `evaluation.json` carries a key over everything the numbers depend on (settings, weights, scorer, data, the
+code that samples and measures); a second call with the same key reads it and loads neither torch nor the model.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Iterable
+
+from apo.cache import Cache, digest
+from apo.console import progress, say
+from apo.errors import EvaluationError, ModelError
+from apo.report.fairness import under
+from apo.report.runs import Run, write
+from apo.report.select import give_home, loading
+from apo.rundir import read_json
+from apo.schema import Config
+
+MEASURING_CODE = ("evaluation.py", "rollouts", "metrics", "models")
+"""What the numbers depend on beside the config; a change there makes an old evaluation.json stale."""
+DATA = "fingerprints.data"
+WEIGHTS = ("*.safetensors", "*.bin", "config.json", "tokenizer.json")
+
+
+class Rescorer:
+    """Evaluates runs one after the other and prepares data they share once."""
+
+    def __init__(self, seed: int = 0, force: bool = False, allow: Iterable[str] = ()):
+        self.seed, self.force, self.allow = seed, force, tuple(allow)
+        self._corpora: dict[str, Any] = {}
+
+    def evaluate(self, run: Run) -> dict[str, Any]:
+        """The evaluation of one run, as it stands in its `evaluation.json`; measured only if it must be."""
+        settings = self.settings(run)
+        key = digest(settings)
+        known = read_json(run.evaluation_path) or {}
+        if known.get("key") == key and not self.force and samples_exist(run, known):
+            say(f"{run.evaluation_path}: nothing has changed, not evaluated again (--force does)")
+            return known
+        give_home(run)
+        measured = {"key": key, "settings": settings, **self.measure(run)}
+        write(run.evaluation_path, json.dumps(measured, indent=1) + "\n")
+        return measured
+
+    def settings(self, run: Run) -> dict[str, Any]:
+        evaluation = asdict(run.config.evaluation)
+        kept = {key: evaluation[key] for key in ("scenarios", "metrics", "prefix", "banned_tokens", "heldout_tokens")}
+        return {**kept, "seed": self.seed, "scorer": run.config.scorer, "scorer_sha256": scorer_fingerprint(run.config),
+                "data": asdict(run.config.data), "data_sha256": run.manifest.get("fingerprints", {}).get("data"),
+                "model": model_fingerprint(run.model, run.config.model.revision), "code": code_fingerprint()}
+
+    def measure(self, run: Run) -> dict[str, Any]:
+        """Loads the model, samples and scores every scenario, writes the samples, measures held-out text."""
+        import torch
+
+        from apo.evaluation import run_scenario
+        from apo.models.load import load_trained
+        from apo.scorers.base import make_scorer
+        config, corpus = run.config, self.corpus(run)
+        policy, tokenizer = load_trained(run.model, **loading(run))
+        policy.to("cuda" if torch.cuda.is_available() else "cpu")
+        scorer = make_scorer(config.scorer)
+        scenarios = {}
+        for name, scenario in config.evaluation.scenarios.items():
+            with progress(f"{run.method} seed {run.seed}, {name}", scenario.num_samples) as bar:
+                result = run_scenario(name, scenario, policy=policy, tokenizer=tokenizer, scorer=scorer,
+                                      evaluation=config.evaluation, prompts=corpus.prompts, seed=self.seed, step=None,
+                                      progress=bar)
+            write_samples(run.samples_path(name), result.samples)
+            scenarios[name] = summary(name, scenario, result)
+        return {"kind": scorer.kind, "scenarios": scenarios, "heldout": self.heldout(run, corpus, policy, tokenizer),
+                "parameters": sum(weight.numel() for weight in policy.model.parameters())}
+
+    def heldout(self, run: Run, corpus: Any, policy: Any, tokenizer: Any) -> dict[str, float]:
+        """bits_per_byte and bits_per_byte_clean on held-out text; {} where it is switched off."""
+        from apo.evaluation import heldout_bits_per_byte
+        from apo.experiment import make_heldout
+        _, store = corpus.tokenise(tokenizer, cache_of(run.config))
+        text = make_heldout(run.config, store, tokenizer)
+        if text is None:
+            return {}
+        measured = heldout_bits_per_byte(policy, text, run.config.evaluation.batch_size)
+        return {key.removeprefix("heldout/"): value for key, value in measured.items()}
+
+    def corpus(self, run: Run) -> Any:
+        """The run's data, prepared once for all runs that share it.  EvaluationError if it is no longer the same."""
+        from apo.data.corpus import prepare
+        from apo.scorers.base import make_scorer
+        trained = run.trained or run.config
+        key = digest([asdict(trained.data), trained.scorer])
+        if key not in self._corpora:
+            self._corpora[key] = prepare(trained.data, make_scorer(trained.scorer), cache_of(run.config))
+        corpus, trained_on = self._corpora[key], run.manifest.get("fingerprints", {}).get("data")
+        if trained_on is not None and trained_on != corpus.fingerprint and not under(DATA, self.allow):
+            raise EvaluationError(f"{run.directory} was trained on other data than its config gives now: the files, "
+                                  "the interpreter they come with or the code of the scorer have changed, and "
+                                  "held-out text may have been trained on. Restore them, or accept it: "
+                                  f"--allow {DATA}")
+        return corpus
+
+
+def cache_of(config: Config) -> Cache:
+    return Cache(Path(config.cache_dir) if config.cache_dir else None)
+
+
+def summary(name: str, scenario: Any, result: Any) -> dict[str, Any]:
+    """What tables and pairing need of a scenario, without the texts.  `prompts`: number of each sample's prompt."""
+    prompts = [sample.prompt for sample in result.samples]
+    number = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
+    metrics = {key.removeprefix(f"generation/{name}/"): value for key, value in result.metrics.items()}
+    return {"metrics": metrics, "scores": [sample.score for sample in result.samples],
+            "prompts": [number[prompt] for prompt in prompts], "prompts_sha256": digest(prompts)[:12],
+            "hit_threshold": scenario.hit_threshold}
+
+
+def write_samples(path: Path, samples: list[Any]) -> None:
+    write(path, "".join(json.dumps(asdict(sample)) + "\n" for sample in samples))
+
+
+def samples_exist(run: Run, evaluation: dict[str, Any]) -> bool:
+    return all(run.samples_path(name).is_file() for name in evaluation["scenarios"])
+
+
+def scorer_fingerprint(config: Config) -> str:
+    from apo.scorers.base import make_scorer
+    return make_scorer(config.scorer).fingerprint()
+
+
+def model_fingerprint(model: str, revision: str | None) -> str:
+    """sha256 of the files that make the model; for a hub model its commit, as far as it is known without network."""
+    if Path(model).is_dir():
+        return file_digest(path for pattern in WEIGHTS for path in sorted(Path(model).glob(pattern)))
+    from huggingface_hub import try_to_load_from_cache
+    cached = try_to_load_from_cache(model, "config.json", revision=revision)
+    return f"{model}@{Path(cached).parent.name if isinstance(cached, str) else revision or 'main'}"
+
+
+def code_fingerprint() -> str:
+    package = Path(__file__).parent.parent
+    paths = (package / name for name in MEASURING_CODE)
+    return file_digest(file for path in paths for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path]))
+
+
+def file_digest(paths: Iterable[Path]) -> str:
+    total = hashlib.sha256()
+    for path in paths:
+        try:
+            total.update(path.name.encode())
+            with open(path, "rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as problem:
+            raise ModelError(f"{path} cannot be read: {problem.strerror}") from None
+    return total.hexdigest()

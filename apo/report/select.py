@@ -1,0 +1,99 @@
+"""From what was typed to runs: folders opened, overrides applied, bare models given a home, second looks added."""
+
+import re
+import shlex
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Iterable
+
+from apo.errors import ConfigError, EvaluationError
+from apo.identity import to_yaml
+from apo.report.runs import Run, open_run, run_directories, write
+from apo.rundir import write_json
+
+FOR_A_RUN = ("evaluation", "scorer", "plugins", "cache_dir", "output_dir", "offline", "debug")
+"""What may be overridden when a trained run is scored again; the rest is how it was trained and cannot be undone."""
+
+
+def select(names: Iterable[str], overrides: Iterable[str] = (), task: str | None = None,
+           method: str | None = None, also: Iterable[str] = ()) -> list[Run]:
+    """Every run named, inside a folder named, or made of a bare model, with `overrides` applied.
+
+    `task` and `method` compose the config of bare models.  `also` is a list of "METHOD: key=value ..." that add
+    another look at that method's runs.
+    Raises EvaluationError, RunError, ConfigError.
+    """
+    overrides, runs = list(overrides), []
+    for kind, name in run_directories(names):
+        if kind == "run":
+            runs.append(trained(Path(name), overrides))
+        else:
+            runs.append(bare(name, task, method, overrides))
+    if not runs:
+        raise EvaluationError("Name at least one run directory, folder of runs or model.")
+    return runs + [look for words in also for look in second_looks(runs, words)]
+
+
+def trained(directory: Path, overrides: list[str]) -> Run:
+    from apo.config import config_from_file, override
+    run = open_run(directory, config_from_file)
+    if overrides and not run.bare:
+        refuse_training(overrides)
+    run.config = override(deepcopy(run.config), overrides) if overrides else run.config
+    return run
+
+
+def refuse_training(overrides: list[str]) -> None:
+    wrong = [text for text in overrides if key_of(text).split(".")[0] not in FOR_A_RUN]
+    if any(key_of(text) == "seed" for text in wrong):
+        raise ConfigError("seed: a run keeps the seed it was trained with; the seed of the samples is --seed")
+    if wrong:
+        raise ConfigError(f'{text}: says how a run is trained; a run that is scored again takes overrides of '
+                          "evaluation.* and scorer.*" for text in wrong)
+
+
+def key_of(text: str) -> str:
+    return text.split("=", 1)[0].lstrip("+~")
+
+
+def bare(name: str, task: str | None, method: str | None, overrides: list[str]) -> Run:
+    """A model nobody trained here, with the config of the task it is measured on and a directory of its own."""
+    from apo.config import load_config
+    if task is None:
+        missing = "" if Path(name).is_dir() else f"There is no directory {name}. If it is a model on the hub: "
+        raise EvaluationError(f"{missing}{name} is a bare model, so say with --task what it is to be measured on.")
+    model = str(Path(name).resolve()) if Path(name).is_dir() else name
+    config = load_config([f"task={task}", f"method={method or 'mle'}", *overrides])
+    config.model = replace(config.model, name=model)
+    label = re.sub(r"[^\w.-]+", "-", name.rstrip("/")).strip("-.")
+    run = Run(Path(config.output_dir) / config.task / "models" / label, config, model, bare=True,
+              trained=config, manifest={"bare_model": model, "label": Path(name).name})
+    return run
+
+
+def give_home(run: Run) -> None:
+    """Writes what makes a bare model's directory a run directory; does nothing for a run."""
+    if run.bare and not run.variant:
+        write(run.directory / "config.yaml", to_yaml(run.config))
+        write_json(run.directory / "manifest.json", run.manifest)
+
+
+def second_looks(runs: list[Run], words: str) -> list[Run]:
+    """`conditional: evaluation.prefix=...` -> the runs of that method once more, under these overrides."""
+    from apo.config import override
+    method, _, text = words.partition(":")
+    changes = shlex.split(text)
+    chosen = [run for run in runs if run.method == method.strip()]
+    if not chosen or not changes:
+        known = ", ".join(sorted({run.method for run in runs}))
+        raise EvaluationError(f'--also "{words}": expected "METHOD: key=value ..." with one of these methods: {known}.')
+    refuse_training(changes)
+    name = " ".join(change.replace("evaluation.", "").replace('"', "").replace("'", "") for change in changes)
+    return [replace(run, config=override(deepcopy(run.config), changes), variant=name) for run in chosen]
+
+
+def loading(run: Run) -> dict[str, Any]:
+    """How a bare model is loaded beside its name; a run's own `final/` needs nothing."""
+    model = run.config.model
+    return {"revision": model.revision, "trust_remote_code": model.trust_remote_code} if run.bare else {}

@@ -1,0 +1,228 @@
+"""The comparison in words and numbers: the same tables for a terminal (rich) and for a page (Markdown)."""
+
+import math
+import os
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from apo.metrics.statistics import Interval
+from apo.report.comparison import Comparison, Difference, Method, ScenarioRow
+from apo.report.fairness import shorten
+from apo.report.runs import read_jsonl
+
+METRICS = {"num_hits": ("hits", "{:.0%}"), "parses": ("parses", "{:.0%}"), "length": ("length", "{:.0f}"),
+           "distinct-1": ("distinct-1", "{:.2f}"), "self-bleu-5": ("self-BLEU", "{:.2f}")}
+"""Columns beside the score, shown where the evaluation has them."""
+WIDTH_WHEN_PIPED = 132
+SAMPLE_LINES = 16
+"""Longest sample shown side by side."""
+
+
+@dataclass
+class Table:
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
+    split: int | None = None
+    """Where it may be cut in two on a narrow terminal."""
+
+
+def tables(comparison: Comparison) -> list[Table]:
+    """One table per scenario, one of what the models cost and know, one of what differs between them."""
+    found = [scenario_table(comparison, scenario) for scenario in comparison.scenarios]
+    found.append(cost_table(comparison))
+    if comparison.factors:
+        found.append(factor_table(comparison))
+    return found
+
+
+def scenario_table(comparison: Comparison, scenario: str) -> Table:
+    percent = f"{100 * comparison.confidence:g} %"
+    better = "lower" if comparison.kind == "score" else "higher"
+    present = {name: said for name, said in METRICS.items()
+               if any(method.metric(scenario, name) for method in comparison.methods)}
+    header = ["method", "seeds", f"{comparison.kind} [{percent}]"]
+    if comparison.baseline:
+        header += [f"- {comparison.baseline} [{percent}]", "p"]
+    split, rows = len(header), []
+    for row in comparison.scenarios[scenario]:
+        method = comparison.method(row.label)
+        cells = [row.label, str(len(method.runs)), interval_in_words(row.score)]
+        cells += difference_in_words(row.difference) if comparison.baseline else []
+        rows.append(cells + [mean_in_words(method.metric(scenario, name), how) for name, (_, how) in present.items()])
+    count = len(comparison.methods[0].evaluations[0]["scenarios"][scenario]["scores"])
+    return Table(f"{comparison.task}, {scenario}: {count} samples a run, {better} is better",
+                 header + [title for title, _ in present.values()], rows, scenario_notes(comparison, scenario),
+                 split if present else None)
+
+
+def scenario_notes(comparison: Comparison, scenario: str) -> list[str]:
+    if comparison.baseline is None:
+        return []
+    return [verdict(comparison, comparison.scenarios[scenario]), basis(comparison.scenarios[scenario])]
+
+
+def verdict(comparison: Comparison, rows: list[ScenarioRow]) -> str:
+    """Which methods beat the baseline, which lose to it, and which nobody can tell apart from it."""
+    sign = 1 if comparison.kind == "score" else -1
+    compared = {row.label: row.difference for row in rows if row.difference is not None}
+    shown = {label: d for label, d in compared.items() if d.p < 1 - comparison.confidence}
+    parts = {"better": [label for label, d in shown.items() if sign * d.interval.mean < 0],
+             "worse": [label for label, d in shown.items() if sign * d.interval.mean > 0],
+             "not to be told apart": [label for label in compared if label not in shown]}
+    words = "; ".join(f"{name}: {', '.join(found)}" for name, found in parts.items() if found)
+    return f"Against {comparison.baseline}, {words}." if words else "Nothing could be paired with the baseline."
+
+
+def basis(rows: list[ScenarioRow]) -> str:
+    seeds = sorted({row.difference.seeds for row in rows if row.difference is not None})
+    if not seeds:
+        return ""
+    if seeds[-1] == 1:
+        return ("One seed: the intervals are over samples of these very models (bootstrap, paired by prompt and index);"
+                " another training run may differ by more. p: Holm.")
+    return f"Intervals: Student's t over {seeds[-1]} seeds, differences paired by seed. p: Holm over the methods."
+
+
+def cost_table(comparison: Comparison) -> Table:
+    rows = [[method.label, mean_in_words(method.heldout("bits_per_byte"), "{:.3f}"),
+             mean_in_words(method.heldout("bits_per_byte_clean"), "{:.3f}"),
+             mean_in_words(method.tokens_trained(), "{:,.0f}"),
+             mean_in_words([each["parameters"] for each in method.evaluations], "{:,.0f}")]
+            for method in comparison.methods]
+    header = ["method", "bits per byte", "bits per byte, clean", "training tokens", "weights"]
+    note = "Bits per byte of held-out text, lower is better; clean: segments with a score of 0 or less."
+    return Table("Capability and cost", header, rows, [note])
+
+
+def factor_table(comparison: Comparison) -> Table:
+    rows = [[factor.key, *(shorten(value, 24) for value in factor.values.values()), factor.verdict]
+            for factor in comparison.factors]
+    return Table("What differs between the runs", ["key", *(method.label for method in comparison.methods), ""], rows)
+
+
+def difference_in_words(difference: Difference | None) -> list[str]:
+    if difference is None:
+        return ["", ""]
+    return [interval_in_words(difference.interval, signed=True),
+            "< 0.001" if difference.p < 0.001 else f"{difference.p:.3f}"]
+
+
+def interval_in_words(interval: Interval, signed: bool = False) -> str:
+    """`0.0117 [0.0108, 0.0126]`: as many digits as the interval's width gives a meaning to."""
+    digits = decimals(interval.high - interval.low, interval.mean)
+    form = f"{{:{'+' if signed else ''}.{digits}f}}"
+    return f"{form.format(interval.mean)} [{form.format(interval.low)}, {form.format(interval.high)}]"
+
+
+def decimals(width: float, mean: float) -> int:
+    """Two digits of the width; three of the mean where the width is zero or unknown."""
+    if math.isfinite(width) and width > 0:
+        return min(max(1 - math.floor(math.log10(width)), 0), 8)
+    return min(max(2 - math.floor(math.log10(abs(mean))), 0), 8) if mean else 3
+
+
+def mean_in_words(values: list[float], form: str) -> str:
+    return form.format(np.mean(values)) if values else ""
+
+
+def markdown(comparison: Comparison) -> str:
+    return "\n".join(table_in_markdown(table) for table in tables(comparison))
+
+
+def table_in_markdown(table: Table) -> str:
+    lines = [table.header, ["---"] + ["--:"] * (len(table.header) - 1), *table.rows]
+    body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    notes = "".join(f"\n{note}\n" for note in table.notes if note)
+    return f"**{table.title}**\n\n{body}\n{notes}"
+
+
+def console() -> Any:
+    """rich's, to stdout; wide enough for the tables where no terminal says how wide it is."""
+    from rich.console import Console
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH_WHEN_PIPED
+    return Console(width=width, highlight=False)
+
+
+def show(comparison: Comparison, out: Any = None) -> None:
+    """Prints every table, in two parts where one would not fit the width."""
+    from rich.text import Text
+    out = out or console()
+    for table in tables(comparison):
+        out.print(Text(table.title, style="bold"))
+        for part in fitting(table, out.width):
+            out.print(drawn(part))
+        for note in filter(None, table.notes):
+            out.print(Text(note, style="dim"))
+        out.print()
+
+
+def drawn(table: Table) -> Any:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+    made = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, name in enumerate(table.header):
+        made.add_column(Text(name), justify="left" if number == 0 else "right", overflow="fold")
+    for row in table.rows:
+        made.add_row(*(Text(cell) for cell in row))
+    return made
+
+
+def fitting(table: Table, width: int) -> list[Table]:
+    """The table, or, where it is too wide, its first columns and then the rest with the names again."""
+    needed = [2 + max(map(len, column)) for column in zip(table.header, *table.rows)]
+    if sum(needed) <= width or table.split is None:
+        return [table]
+    rest = [[line[0], *line[table.split:]] for line in [table.header, *table.rows]]
+    return [Table(table.title, table.header[:table.split], [row[:table.split] for row in table.rows]),
+            Table(table.title, rest[0], rest[1:])]
+
+
+def show_samples(comparison: Comparison, scenario: str, count: int = 3, out: Any = None) -> None:
+    """The first `count` prompts, each with what every model made of it, in columns: nobody has picked them."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+    out = out or console()
+    methods = as_many_as_fit(comparison, scenario, out.width)
+    samples = {method.label: read_jsonl(method.runs[0].samples_path(scenario)) for method in methods}
+    if not all(samples.values()):
+        return
+    table = RichTable(title=f"{scenario}: the same prompt and seed, model by model", title_justify="left",
+                      title_style="bold", box=box.SIMPLE_HEAD, show_lines=True, pad_edge=False, expand=True)
+    for method in methods:
+        table.add_column(Text(method.label), ratio=1, overflow="fold")
+    for index in first_of_each_prompt(samples[methods[0].label], count):
+        table.add_row(*(sample_in_words(samples[method.label][index], comparison.kind) for method in methods))
+    out.print(table)
+
+
+def as_many_as_fit(comparison: Comparison, scenario: str, width: int, least: int = 48) -> list[Method]:
+    """The baseline, then the others from the best on, `least` characters each."""
+    sign = 1 if comparison.kind == "score" else -1
+    order = sorted(comparison.scenarios[scenario],
+                   key=lambda row: (row.label != comparison.baseline, sign * row.score.mean))
+    return [comparison.method(row.label) for row in order[:max(2, width // least)]]
+
+
+def first_of_each_prompt(samples: list[dict[str, Any]], count: int) -> list[int]:
+    """Indices of the first `count` samples with prompts of their own; without prompts simply the first ones."""
+    first: dict[str, int] = {}
+    for index, sample in enumerate(samples):
+        first.setdefault(sample["prompt"] or str(index), index)
+    return list(first.values())[:count]
+
+
+def sample_in_words(sample: dict[str, Any], kind: str) -> Any:
+    from rich.text import Text
+    lines = (sample["prompt"] + sample["text"]).rstrip().splitlines()
+    cut = [*lines[:SAMPLE_LINES], "..."] if len(lines) > SAMPLE_LINES else lines
+    shown = Text("\n".join(cut))
+    shown.stylize("bold", 0, min(len(sample["prompt"]), len(shown)))
+    score = sample.get("score")
+    return shown.append(f"\n[{kind} {score:.4g}]" if score is not None else "", style="italic cyan")

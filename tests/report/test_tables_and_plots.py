@@ -1,0 +1,123 @@
+"""What a person sees: words, numbers, the picture."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from apo.metrics.statistics import Interval
+from apo.report import plots, tables
+from apo.report.comparison import build
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def comparison(make_run, make_evaluation):
+    pairs = [(make_run(method, seed, scores=(0.03, mean)), make_evaluation(mean, seed + n, bits=1.5 + 0.01 * seed))
+             for n, (method, mean) in enumerate([("mle", 0.02), ("awr", 0.012), ("rwr", 0.02)]) for seed in (1, 2, 3)]
+    return build(pairs)
+
+
+def printed(draw, *arguments) -> str:
+    out = Console(width=140, record=True, file=open("/dev/null", "w"))
+    draw(*arguments, out=out)
+    return out.export_text()
+
+
+@pytest.mark.parametrize("interval, words", [
+    (Interval(0.01171, 0.01082, 0.01263), "0.0117 [0.0108, 0.0126]"),
+    (Interval(0.5, 0.4, 0.6), "0.50 [0.40, 0.60]"),
+    (Interval(12.0, 10.0, 14.0), "12.0 [10.0, 14.0]"),
+    (Interval(0.02, 0.02, 0.02), "0.0200 [0.0200, 0.0200]"),
+    (Interval(0.0, 0.0, 0.0), "0.000 [0.000, 0.000]")])
+def test_as_many_digits_as_the_interval_means(interval, words):
+    assert tables.interval_in_words(interval) == words
+
+
+def test_every_method_and_metric_is_in_the_table(comparison):
+    text = printed(tables.show, comparison)
+    for words in ("mle", "awr", "rwr", "hits", "parses", "self-BLEU", "25%", "- mle [95 %]", "4,000", "3,900,000"):
+        assert words in text
+    assert "Student's t over 3 seeds" in text
+
+
+def test_a_narrow_terminal_gets_two_tables(comparison):
+    table = tables.scenario_table(comparison, "functions")
+    assert tables.fitting(table, 200) == [table]
+    left, right = tables.fitting(table, 90)
+    assert left.header[-1] == "p" and right.header[:2] == ["method", "hits"]
+    assert [row[0] for row in right.rows] == ["mle", "awr", "rwr"]
+
+
+def test_the_verdict_names_winners_and_the_undecided(comparison):
+    rows = comparison.scenarios["functions"]
+    assert tables.verdict(comparison, rows) in (
+        "Against mle, better: awr; not to be told apart: rwr.", "Against mle, not to be told apart: awr, rwr.")
+    comparison.row("functions", "awr").difference.p = 0.01
+    assert "better: awr" in tables.verdict(comparison, rows)
+    comparison.kind = "reward"
+    assert "worse: awr" in tables.verdict(comparison, rows)
+
+
+def test_one_seed_is_said_to_be_one(make_run, make_evaluation):
+    one = build([(make_run(), make_evaluation()), (make_run("awr"), make_evaluation(0.01))])
+    assert "One seed" in printed(tables.show, one)
+
+
+def test_markdown_holds_the_same_cells(comparison):
+    text = tables.markdown(comparison)
+    lines = [line for line in text.splitlines() if line.startswith("| awr")]
+    assert lines[0].count("|") == text.splitlines()[2].count("|")
+    assert "**pep8, functions: 40 samples a run, lower is better**" in text
+
+
+def test_samples_stand_side_by_side_from_the_same_prompt(comparison):
+    for method in comparison.methods:
+        run = method.runs[0]
+        rows = [{"prompt": f"def f{n // 2}():\n", "text": f"    return '{method.label}{n}'\n", "score": 0.01}
+                for n in range(8)]
+        path = run.samples_path("functions")
+        path.parent.mkdir()
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = printed(tables.show_samples, comparison, "functions", 3)
+    assert all(text.count(f"def f{n}()") == 2 for n in (0, 1, 2)) and "def f3" not in text
+    assert "mle0" in text and "awr2" in text and "mle1" not in text, "one sample of each prompt, two columns in 140"
+
+
+def test_the_picture_has_a_point_and_a_curve_for_every_method(comparison):
+    left, right = plots.draw(comparison).axes
+    points = {line.get_gid(): line for line in left.get_lines() if line.get_gid()}
+    assert set(points) == {"mle", "awr", "rwr"}
+    assert points["awr"].get_xdata()[0] == pytest.approx(1.52)
+    assert points["awr"].get_ydata()[0] == pytest.approx(comparison.row("functions", "awr").score.mean)
+    curves = {line.get_gid(): list(line.get_xdata()) for line in right.get_lines()}
+    assert curves == {label: [0, 2000, 4000] for label in ("mle", "awr", "rwr")}
+    assert len(right.collections) == 3, "a band for each"
+    assert "lower left is better" in left.get_title(loc="left")
+
+
+def test_an_untrained_model_does_not_flatten_the_curves(comparison):
+    low, high = plots.draw(comparison).axes[1].get_ylim()
+    assert 0 <= low < 0.012 and 0.03 < high < 0.04, "scores after step 0 lie in 0.012 ... 0.03, at step 0 at 0.5"
+
+
+def test_the_file_is_a_png_and_nothing_else_is_left(comparison, tmp_path):
+    path = tmp_path / "new" / "picture.png"
+    plots.save(comparison, path)
+    assert path.read_bytes().startswith(PNG)
+    assert [each.name for each in path.parent.iterdir()] == ["picture.png"]
+    from PIL import Image
+    assert Image.open(path).size[0] == 1200
+
+
+def test_one_run_without_held_out_text_still_gives_a_picture(make_run, make_evaluation, tmp_path):
+    one = build([(make_run(), make_evaluation(heldout={}))])
+    plots.save(one, tmp_path / "one.png")
+    assert (tmp_path / "one.png").stat().st_size > 0
+
+
+def test_every_look_is_distinct(comparison):
+    looks = plots.looks(comparison)
+    assert len({colour for colour, _ in looks.values()}) == len({marker for _, marker in looks.values()}) == 3
+    assert looks["mle"] == plots.BASELINE
