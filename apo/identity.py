@@ -1,0 +1,106 @@
+"""What names a run: its directory is a function of the config, not of the clock.
+
+Only what differs from the defaults is hashed, so an option added later with a default renames no old run; number
+spelling and the order of overrides do not matter, because the checked values are hashed and not their text.
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Iterator
+
+from apo.schema import NOT_IDENTITY, Config, ScenarioConfig
+
+HASH_LENGTH = 8
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    return dataclasses.asdict(config)
+
+
+def to_yaml(config: Config) -> str:
+    """Reads back to the same config; a number keeps its type."""
+    import yaml
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True, width=120)
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted paths and values; an empty mapping is a leaf."""
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            yield from leaves(value, path + ".")
+        else:
+            yield path, value
+
+
+def defaults_of(cls: type) -> dict[str, Any]:
+    """Default values of a dataclass's fields, nested ones as dicts."""
+    values = {}
+    for field in dataclasses.fields(cls):
+        if field.default is not dataclasses.MISSING:
+            values[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            values[field.name] = field.default_factory()
+    return {name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+            for name, value in values.items()}
+
+
+def option_class(node: str, name: str) -> type:
+    """The dataclass whose fields are the options of `objective`, `scorer` or one of `evaluation.metrics`.
+
+    Raises ConfigError for an unknown name."""
+    if node == "objective":
+        from apo.objectives.base import objectives
+        return objectives.get(name)
+    if node == "scorer":
+        from apo.scorers.base import scorer_class
+        return scorer_class(name)
+    from apo.metrics.base import metrics
+    return metrics.get(name)
+
+
+def changes(config: Config) -> dict[str, Any]:
+    """Every leaf that differs from its default, by dotted path.  Entries of maps always show, by name at least."""
+    tree = to_dict(config)
+    flat = dict(leaves(tree))
+    base = dict(leaves(to_dict(Config())))
+    for node in ("objective", "scorer"):
+        if tree[node].get("name"):
+            base |= dict(leaves(defaults_of(option_class(node, tree[node]["name"])), f"{node}."))
+    for name, options in tree["evaluation"]["metrics"].items():
+        prefix = f"evaluation.metrics.{name}"
+        flat |= {prefix: {}}
+        base |= dict(leaves(defaults_of(option_class("metric", name)), prefix + "."))
+    for name in tree["evaluation"]["scenarios"]:
+        prefix = f"evaluation.scenarios.{name}"
+        flat |= {prefix: {}}
+        base |= dict(leaves(defaults_of(ScenarioConfig), prefix + "."))
+    return {path: value for path, value in flat.items() if path not in base or base[path] != value}
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """`changes` without what does not make a run another run: paths, loggers, micro-batch, ..."""
+    return {path: value for path, value in changes(config).items()
+            if not any(path == outside or path.startswith(outside + ".") for outside in NOT_IDENTITY)}
+
+
+def config_hash(config: Config) -> str:
+    """8 hex digits."""
+    text = json.dumps(_canonical(identity(config)), sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
+
+
+def _canonical(value: Any) -> Any:
+    """One spelling per number: 3.0 is 3."""
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def run_directory(config: Config) -> Path:
+    """`outputs/<task>/<method>/<hash>-s<seed>`."""
+    return Path(config.output_dir) / config.task / config.method / f"{config_hash(config)}-s{config.seed}"

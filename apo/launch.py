@@ -1,0 +1,159 @@
+"""`python train.py ...`: from the command line to finished runs, and an exit code.
+
+The config of every job is checked before anything slow is imported and before anything is written.  A failing run of a
+multirun does not stop the others; a signal does.
+"""
+
+import gc
+import importlib
+import os
+import sys
+import tempfile
+import traceback
+from contextlib import contextmanager
+from typing import Any, Sequence
+
+from apo.cli import Request, help_text, list_lines, parse_arguments
+from apo.console import say
+from apo.errors import ConfigError, Interrupted, UserError
+from apo.schema import Config
+
+EXPERIMENT = "apo.experiment"
+QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0",
+         "WANDB_ERROR_REPORTING": "false", "GRADIO_ANALYTICS_ENABLED": "False"}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "WANDB_MODE": "offline"}
+BUG = 1
+"""Exit code of an error that is not the user's."""
+
+finished: dict[str, Any] = {}
+"""Outcome or error of every run of this process, by run directory."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    request = parse_arguments(sys.argv[1:] if argv is None else argv)
+    try:
+        return answer(request)
+    except UserError as error:
+        return report(error, request.debug)
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+
+
+def answer(request: Request) -> int:
+    if "help" in request.modes:
+        print(help_text(request.plugins))
+        return 0
+    if "list" in request.modes:
+        print("\n".join(list_lines(request.plugins)))
+        return 0
+    from apo.config import enter_hydra, make_plan
+    plan = make_plan(request)
+    for note in plan.notes:
+        say(f"note: {note}")
+    set_environment(any(config.offline for config in plan.configs))
+    if "dry_run" in request.modes:
+        for config in plan.configs:
+            experiment().dry_run(config)
+        return 0
+    if request.only_shows:
+        enter_hydra([*request.native, *plan.batches[0]], job)
+        return 0
+    return run(plan, request)
+
+
+def run(plan, request: Request) -> int:
+    from apo.config import enter_hydra
+    finished.clear()
+    flags = ["-m"] if plan.multirun else []
+    with sweep_folder(plan, request) as folder:
+        for batch in plan.batches:
+            enter_hydra([*flags, *batch, *folder], job)
+    results = [(config, result_of(config)) for config in plan.configs]
+    if plan.multirun:
+        experiment().summary(results)
+    return max((exit_code(result) for _, result in results), default=0)
+
+
+@contextmanager
+def sweep_folder(plan, request: Request):
+    """Where Hydra may put what it insists on writing for a multirun (`multirun.yaml`, a launcher's own logs).
+
+    A temporary folder, unless the user names one or jobs may run on other machines."""
+    given = {argument.key: argument.value for argument in request.arguments}
+    if not plan.multirun or "hydra.sweep.dir" in given:
+        yield []
+    elif "submitit" in given.get("hydra/launcher", ""):
+        yield [f"hydra.sweep.dir={plan.configs[0].output_dir}/.submitit"]
+    else:
+        with tempfile.TemporaryDirectory(prefix="apo-sweep-") as folder:
+            yield [f"hydra.sweep.dir={folder}"]
+
+
+def job(composed: Any) -> None:
+    """One run, under Hydra.  Never raises, so that the others of a multirun go on."""
+    from apo.config import from_hydra, run_directory
+    where, debug = "", True
+    try:
+        config = from_hydra(composed)
+        where, debug = str(run_directory(config)), config.debug
+        set_environment(config.offline)
+        if any(isinstance(result, Interrupted) for result in finished.values()):
+            raise UserError("not started: an earlier run was interrupted")
+        result = experiment().train(config)
+    except UserError as error:
+        report(error, debug)
+        result = error
+    except Exception as error:
+        traceback.print_exc()
+        result = error
+    finished[where] = forgetful(result)
+    gc.collect()
+
+
+def forgetful(result: Any) -> Any:
+    """An error without its traceback, whose frames would keep a model in memory while the next run starts."""
+    if isinstance(result, Exception):
+        result.__traceback__ = result.__context__ = result.__cause__ = None
+    return result
+
+
+def result_of(config: Config) -> Any:
+    """Outcome or error of a run.  One that a launcher ran in another process speaks through its status.json."""
+    from apo.config import run_directory
+    where = run_directory(config)
+    if str(where) in finished:
+        return finished[str(where)]
+    from apo.rundir import read_json
+    status = read_json(where / "status.json") or {"state": "never started", "message": "see the output above"}
+    if status["state"] == "done":
+        return None
+    return UserError(f"{status['state']}: {status.get('message') or 'see the output above'}")
+
+
+def exit_code(result: Any) -> int:
+    if isinstance(result, Exception):
+        return result.exit_code if isinstance(result, UserError) else BUG
+    return 0
+
+
+def report(error: UserError, debug: bool) -> int:
+    """The message, or with `debug` the traceback."""
+    if debug:
+        traceback.print_exception(error)
+    else:
+        say(str(error))
+    return error.exit_code
+
+
+def set_environment(offline: bool) -> None:
+    """Before anything that opens connections is imported.  A user's own word on telemetry stands."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if offline:
+        os.environ.update(OFFLINE)
+
+
+def experiment():
+    """`train(config)`, `dry_run(config)`, `summary(results)`; seconds of imports, so only once the config is valid."""
+    return importlib.import_module(EXPERIMENT)

@@ -1,0 +1,153 @@
+"""What a well-typed config can still get wrong: values out of range, and options that do not go together."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Iterator
+
+from apo.errors import nearest
+from apo.schema import Config
+
+SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup",
+              "inverse_sqrt", "reduce_lr_on_plateau", "cosine_with_min_lr", "cosine_warmup_with_min_lr",
+              "warmup_stable_decay")
+"""transformers' schedules: listed, because importing them takes seconds."""
+BUDGETS = ("num_tokens", "max_steps", "num_train_epochs")
+BYTES_AND_END = 257
+"""Smallest vocabulary of a byte-level tokenizer: every byte, and the end-of-text token."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    low: float | None = None
+    high: float | None = None
+    low_open: bool = False
+    high_open: bool = False
+
+    def allow(self, number: float) -> bool:
+        above = self.low is None or (number > self.low if self.low_open else number >= self.low)
+        below = self.high is None or (number < self.high if self.high_open else number <= self.high)
+        return above and below
+
+    def __str__(self) -> str:
+        low = self.low is not None and f"{'above' if self.low_open else 'at least'} {self.low:g}"
+        high = self.high is not None and f"{'below' if self.high_open else 'at most'} {self.high:g}"
+        return " and ".join(words for words in (low, high) if words)
+
+
+POSITIVE, NOT_NEGATIVE, COUNT = Limits(0, low_open=True), Limits(0), Limits(1)
+SHARE, BELOW_ONE, BETWEEN = Limits(0, 1), Limits(0, 1, high_open=True), Limits(0, 1, True, True)
+ABOVE_ZERO_TO_ONE, PERCENT = Limits(0, 1, low_open=True), Limits(0, 100)
+
+_OF_CLASS: dict[str, dict[Limits, str]] = {
+    "TrainingConfig": {
+        COUNT: "effective_batch_size per_device_train_batch_size max_steps logging_steps save_steps save_total_limit",
+        POSITIVE: "num_tokens num_train_epochs learning_rate adam_epsilon max_grad_norm",
+        NOT_NEGATIVE: "tokens_already_seen warmup_steps weight_decay",
+        SHARE: "warmup_ratio",
+        BELOW_ONE: "adam_beta1 adam_beta2",
+    },
+    "DataConfig": {COUNT: "max_documents", Limits(2): "block_size", BELOW_ONE: "eval_fraction"},
+    "ConditionalConfig": {SHARE: "drop_token_fraction"},
+    "ModelConfig": {Limits(BYTES_AND_END): "vocab_size", BELOW_ONE: "dropout", NOT_NEGATIVE: "new_token_noise"},
+    "GenerationConfig": {
+        NOT_NEGATIVE: "top_k min_new_tokens",
+        COUNT: "num_beams max_new_tokens",
+        POSITIVE: "temperature repetition_penalty",
+        ABOVE_ZERO_TO_ONE: "top_p",
+    },
+    "ScenarioConfig": {COUNT: "num_samples"},
+    "EvaluationConfig": {
+        COUNT: "every_n_steps n_per_epoch batch_size num_bootstrap",
+        NOT_NEGATIVE: "heldout_tokens on_steps",
+        BETWEEN: "confidence",
+    },
+    "Config": {NOT_NEGATIVE: "seed"},
+}
+RANGES = {(cls, name): limits for cls, table in _OF_CLASS.items() for limits, names in table.items()
+          for name in names.split()}
+
+
+def out_of_range(value: Any, limits: Limits | None) -> str:
+    """What is wrong with a well-typed value, or an empty string.  `{percentile: p}` has its own range everywhere."""
+    if isinstance(value, dict) and set(value) <= {"percentile"}:
+        return "" if value and PERCENT.allow(value["percentile"]) else f"a percentile must be {PERCENT}"
+    numbers = value if isinstance(value, list) else [value]
+    if limits is None or all(number is None or limits.allow(number) for number in numbers):
+        return ""
+    return f"must be {limits}"
+
+
+def settled(config: Config, by_user: bool) -> Config:
+    """The micro-batch made to fit the effective batch, unless the user named one that is smaller.
+
+    It changes memory and speed, not the result, so it gives way: a micro-batch larger than the effective batch is
+    lowered to it, and one of ours that does not divide it to the largest that does."""
+    training = config.training
+    micro = min(training.per_device_train_batch_size, training.effective_batch_size)
+    if not by_user:
+        micro = next(size for size in range(micro, 0, -1) if training.effective_batch_size % size == 0)
+    return replace(config, training=replace(training, per_device_train_batch_size=micro))
+
+
+def disagreements(config: Config) -> Iterator[tuple[str, str]]:
+    """(option, what is wrong) for options that do not go together."""
+    yield from _training(config)
+    yield from _data(config)
+    yield from _model(config)
+    yield from _evaluation(config)
+
+
+def _training(config: Config) -> Iterator[tuple[str, str]]:
+    training = config.training
+    given = [name for name in BUDGETS if getattr(training, name) is not None]
+    if len(given) != 1:
+        have = " and ".join(f"training.{name}" for name in given) or "none is set"
+        yield f"training.{given[-1] if given else BUDGETS[0]}", (
+            f"exactly one of {', '.join(BUDGETS)} sets the budget; " + (f"{have} are set" if given else have))
+    if training.num_tokens is not None and training.tokens_already_seen >= training.num_tokens:
+        yield "training.tokens_already_seen", f"must be less than training.num_tokens={training.num_tokens:g}"
+    micro, effective = training.per_device_train_batch_size, training.effective_batch_size
+    if effective % micro:
+        near = [size for size in range(1, effective + 1) if effective % size == 0]
+        yield "training.per_device_train_batch_size", (
+            f"must divide training.effective_batch_size={effective}, got {micro}; "
+            f"{max(size for size in near if size <= micro)} and {min(size for size in near if size >= micro)} do")
+    if training.lr_scheduler_type not in SCHEDULERS:
+        yield "training.lr_scheduler_type", (f'no schedule "{training.lr_scheduler_type}".'
+                                             f"{nearest(training.lr_scheduler_type, SCHEDULERS)}")
+
+
+def _data(config: Config) -> Iterator[tuple[str, str]]:
+    data, conditional = config.data, config.data.conditional_training_config
+    if data.source in ("file", "hub") and not data.path:
+        yield "data.path", "missing: " + (
+            "your own text, data.path=mine.jsonl (JSONL, Parquet or CSV, also .gz), with a score in every row or "
+            "scorer=my_module:my_function" if data.source == "file" else "the name of a dataset on the hub")
+    if conditional.threshold is not None:
+        tokens = (conditional.aligned_prefix, conditional.misaligned_prefix)
+        if not all(tokens) or tokens[0] == tokens[1]:
+            yield "data.conditional_training_config", (
+                f"conditional training needs two different control tokens; aligned_prefix is {tokens[0]!r}, "
+                f"misaligned_prefix is {tokens[1]!r}")
+    elif config.evaluation.prefix and config.model.name is None:
+        yield "data.conditional_training_config.threshold", (
+            f"missing: a number or {{percentile: 50}}; without it the model never sees "
+            f"evaluation.prefix={config.evaluation.prefix!r}")
+
+
+def _model(config: Config) -> Iterator[tuple[str, str]]:
+    model = config.model
+    if model.from_scratch and model.name is None:
+        yield "model.from_scratch", "needs model.name, whose architecture it takes; a fresh model has model.config"
+
+
+def _evaluation(config: Config) -> Iterator[tuple[str, str]]:
+    evaluation = config.evaluation
+    if evaluation.best is not None and evaluation.best not in evaluation.scenarios:
+        there_are = ", ".join(evaluation.scenarios) or "none"
+        yield "evaluation.best", (f'no scenario "{evaluation.best}".{nearest(evaluation.best, evaluation.scenarios)} '
+                                  f"There are: {there_are}")
+    for name, scenario in evaluation.scenarios.items():
+        generation = scenario.generation
+        if generation.min_new_tokens > generation.max_new_tokens:
+            yield f"evaluation.scenarios.{name}.generation.min_new_tokens", (
+                f"must be at most max_new_tokens={generation.max_new_tokens}, got {generation.min_new_tokens}")

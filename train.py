@@ -1,0 +1,6 @@
+"""Train a language model on scored text: `python train.py --task pep8 --method conditional`; `--help` lists the rest."""
+
+from apo.launch import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())
