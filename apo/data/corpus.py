@@ -17,7 +17,7 @@ import numpy as np
 from apo.cache import Cache, digest
 from apo.console import progress, warn
 from apo.data.records import ScoredText
-from apo.data.scoring import annotate
+from apo.data.scoring import SegmentScorer, annotate
 from apo.data.sources.base import Document, Source, sources
 from apo.data.store import TokenStore, write_store
 from apo.data.tokenizer import tokenizer_fingerprint
@@ -27,8 +27,6 @@ from apo.schema import DataConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from apo.scorers.base import Scorer
-
 Split = Literal["train", "heldout"]
 FORMAT = 1
 """Of the cached files; counted up when it changes."""
@@ -36,7 +34,7 @@ SCORED, SUMMARY = "scored.parquet", "summary.json"
 ROWS_AT_ONCE = 64
 
 
-def prepare(data: DataConfig, scorer: "Scorer | None", cache: Cache) -> "Corpus":
+def prepare(data: DataConfig, scorer: SegmentScorer | None, cache: Cache) -> "Corpus":
     """The scored corpus of the data options, from the cache or built now.
 
     Raises DataError for data that cannot be used, ScorerError for scores that are not numbers.
@@ -138,7 +136,7 @@ def text_hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
-def _build(folder: Path, source: Source, scorer: "Scorer | None") -> None:
+def _build(folder: Path, source: Source, scorer: SegmentScorer | None) -> None:
     import pyarrow
     import pyarrow.parquet
     schema = pyarrow.schema({"origin": pyarrow.string(), "texts": pyarrow.list_(pyarrow.string()),

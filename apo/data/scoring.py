@@ -11,14 +11,24 @@ from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Iterable, Iterator
+from typing import Iterable, Iterator, Protocol
 
 from apo.console import warn
 from apo.data.sources.base import Document
 from apo.errors import DataError, ScorerError
 
-if TYPE_CHECKING:
-    from apo.scorers.base import Scorer
+
+class SegmentScorer(Protocol):
+    """What is needed of a scorer (`apo/scorers/base.py`): data know nothing else of it."""
+
+    kind: str
+
+    def score(self, texts: list[str]) -> list[float]: ...
+
+    def score_segments(self, segments: list[str]) -> list[float]: ...
+
+    def fingerprint(self) -> str: ...
+
 
 CHUNK = 200_000
 """Characters scored in one go."""
@@ -27,7 +37,7 @@ PARALLEL_FROM = 8
 """Chunks from which starting processes pays."""
 
 
-def annotate(documents: Iterable[Document], scorer: "Scorer | None") -> Iterator[Document]:
+def annotate(documents: Iterable[Document], scorer: SegmentScorer | None) -> Iterator[Document]:
     """The documents in order, each with one finite score per segment.
 
     A document that brings scores keeps them.  Raises DataError without a scorer where one is needed, and ScorerError
@@ -45,14 +55,14 @@ def annotate(documents: Iterable[Document], scorer: "Scorer | None") -> Iterator
         yield from chunk
 
 
-def segment_scores(scorer: "Scorer", documents: list[list[str]]) -> list[list[float]]:
+def segment_scores(scorer: SegmentScorer, documents: list[list[str]]) -> list[list[float]]:
     """One list of scores per document.  Documents of a single segment are judged together, in one call."""
     if all(len(segments) == 1 for segments in documents):
         return [[score] for score in _misalignment(scorer, scorer.score([segments[0] for segments in documents]))]
     return [_misalignment(scorer, scorer.score_segments(segments)) for segments in documents]
 
 
-def _misalignment(scorer: "Scorer", numbers: list[float]) -> list[float]:
+def _misalignment(scorer: SegmentScorer, numbers: list[float]) -> list[float]:
     """Data are kept as misalignment whatever the scorer measures: lower is better."""
     return [-number for number in numbers] if scorer.kind == "reward" else list(numbers)
 
@@ -73,13 +83,13 @@ def _bare(chunk: list[Document]) -> list[list[str]]:
     return [document.texts for document in chunk if document.scores is None]
 
 
-def _serial(chunks: Iterable[list[Document]], scorer: "Scorer | None", workers: int) -> Iterator[list[Document]]:
+def _serial(chunks: Iterable[list[Document]], scorer: SegmentScorer | None, workers: int) -> Iterator[list[Document]]:
     for chunk in chunks:
         bare = _bare(chunk)
         yield _filled(chunk, segment_scores(scorer, bare) if bare else [])
 
 
-def _pooled(chunks: Iterator[list[Document]], scorer: "Scorer", workers: int) -> Iterator[list[Document]]:
+def _pooled(chunks: Iterator[list[Document]], scorer: SegmentScorer, workers: int) -> Iterator[list[Document]]:
     """As `_serial`, a few chunks ahead of the reader.  Goes on alone where processes cannot be started."""
     waiting: deque[list[Document]] = deque()
     futures: deque[Future] = deque()
@@ -102,10 +112,11 @@ def _pooled(chunks: Iterator[list[Document]], scorer: "Scorer", workers: int) ->
     yield from _serial(chain(waiting, chunks), scorer, workers)
 
 
-_scorer: "Scorer | None" = None
+_scorer: SegmentScorer | None = None
+"""Of this worker process."""
 
 
-def _set_scorer(scorer: "Scorer") -> None:
+def _set_scorer(scorer: SegmentScorer) -> None:
     global _scorer
     _scorer = scorer
 
