@@ -4,6 +4,7 @@ Names of environment variables are kept, never values.
 """
 
 import hashlib
+import importlib.util
 import os
 import platform
 import subprocess
@@ -63,3 +64,17 @@ def _git(root: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.decode(errors="replace")
+
+
+def package_sha256(name: str) -> str:
+    """sha256 over the source files of an importable package or module (a plug-in's code is part of a run's identity)."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        return "unknown"
+    root = Path(spec.origin)
+    files = sorted(root.parent.rglob("*.py")) + sorted(root.parent.rglob("*.yaml")) if spec.submodule_search_locations else [root]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(str(file.relative_to(root.parent)).encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -14,6 +14,7 @@ Randomness has no state to save: dropout is seeded anew from (seed, step) before
 """
 
 import json
+import math
 import signal
 import threading
 import time
@@ -323,7 +324,7 @@ class ScoredTextTrainer(Trainer):
         return self.step * self.tokens_per_step
 
     def _write(self, metrics: dict) -> None:
-        row = {"step": self.step, "num_tokens": self.tokens_seen, **metrics}
+        row = {"step": self.step, "num_tokens": self.tokens_seen, **{key: finite(value) for key, value in metrics.items()}}
         self.run.append(self.run.metrics_file, row)
         for logger in self.loggers:
             logger.log(self.step, row)
@@ -406,6 +407,11 @@ class _Begin(TrainerCallback):
         if trainer._measure():
             trainer._save_checkpoint(trainer.model, None)
         trainer._clock = time.monotonic()
+
+
+def finite(value):
+    """NaN (a correlation with a constant, say) is null in JSON."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def save_policy(policy: Policy, folder: Path) -> None:
