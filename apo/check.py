@@ -35,6 +35,10 @@ RENAMED = {
     "run_name": "name", "group_name": "group",
 }
 """PHF's names, and other people's, for what stands elsewhere here."""
+NEEDLESS = {f"training.{name}" for name in (
+    "hub_model_id", "push_to_hub", "hub_strategy", "remove_unused_columns", "save_strategy", "logging_first_step",
+    "evaluation_strategy", "report_to", "dataloader_num_workers")}
+"""PHF's options of the Trainer that have no use here."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Checker:
         for key, value in tree.items():
             at = f"{path}.{key}" if path else str(key)
             if key not in hints:
-                self.complain(at, unknown(at, [f"{path}.{name}" if path else name for name in hints]))
+                self.complain(at, unknown(at, value, [f"{path}.{name}" if path else name for name in hints]))
                 continue
             made = self.value(hints[key], value, at, RANGES.get((cls.__name__, key)))
             if made is not MISSING:
@@ -100,10 +104,11 @@ class Checker:
         return {name: item for name, item in made.items() if item is not MISSING}
 
     def leaf(self, hint: Any, value: Any, path: str, limits=None) -> Any:
-        from pydantic import ValidationError
         try:
             made = adapter(hint).validate_python(relaxed(hint, value))
-        except ValidationError:
+            if made == {} and keys_named(hint):
+                raise ValueError("{} where {percentile: p} is meant")
+        except ValueError:
             self.complain(path, f"expected {described(hint)}, got {shown(value)}")
             return MISSING
         wrong = out_of_range(made, limits)
@@ -134,8 +139,8 @@ class Checker:
         for key, value in options.items():
             at = f"{path}.{key}"
             if key not in hints:
-                has = f"it has {', '.join(hints)}" if hints else "it has none"
-                self.complain(at, f'{kind} "{name}" has no such option.{nearest(key, hints)} ({has})')
+                self.complain(at, f'no option of {kind} "{name}", which has {", ".join(hints) or "none"}.'
+                                  f"{nearest(key, hints)}")
             elif (made := self.leaf(hints[key], value, at)) is not MISSING:
                 values[key] = made
         if len(self.problems) == before:
@@ -200,6 +205,12 @@ def relaxed(hint: Any, value: Any) -> Any:
     return value
 
 
+def keys_named(hint: Any) -> bool:
+    """The mapping that this type allows has keys of given names."""
+    inside = [typing.get_args(kind) for kind in members(hint) if typing.get_origin(kind) is dict]
+    return any(typing.get_origin(kinds[0]) is Literal for kinds in inside)
+
+
 WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text", type(None): "null"}
 
 
@@ -238,10 +249,14 @@ def all_paths() -> tuple[str, ...]:
     return (*sorted(nodes), *paths)
 
 
-def unknown(path: str, siblings: list[str]) -> str:
+def unknown(path: str, value: Any, siblings: list[str]) -> str:
     """What to say of an option that does not exist."""
     if path in RENAMED:
-        return f"no such option: here it is {RENAMED[path]}"
+        inside = [key for key in value if f"{path}.{key}" in RENAMED] if isinstance(value, dict) else []
+        parts = "; ".join(f"{key}: {RENAMED[f'{path}.{key}']}" for key in inside)
+        return f"no such option: here it is {RENAMED[path]}" + (f" ({parts})" if parts else "")
+    if path in NEEDLESS:
+        return "no such option: not needed here, leave it out"
     last = path.rpartition(".")[2]
     same = [known for known in all_paths() if known.rpartition(".")[2] == last]
     if same:

@@ -163,6 +163,8 @@ def _flag(word: str, words: list[str], request: Request) -> None:
     else:
         request.problems.append(f'unknown flag "{flag}".{nearest(flag.replace("_", "-"), all_flags())} '
                                 "(--help lists them; options are written key=value)")
+        if not equals and words and not words[0].startswith(("-", "~", "+")) and "=" not in words[0]:
+            words.pop(0)
 
 
 def _native(word: str, flag: str, words: list[str], request: Request) -> None:

@@ -18,7 +18,7 @@ from apo.check import Checker, Origin, Problem, worded
 from apo.cli import CONFIGS, Request, config_folders, parse_arguments, quoted, see_working_directory
 from apo.errors import ConfigError, UserError, nearest
 from apo.identity import config_hash, leaves, option_class, run_directory, to_dict, to_yaml
-from apo.ranges import disagreements, settled
+from apo.ranges import BUDGETS, disagreements, settled
 from apo.schema import Config
 from apo.settings import Reader, Setting, batches, jobs, missing_groups
 
@@ -26,6 +26,7 @@ __all__ = ["Plan", "config_from_file", "config_hash", "enter_hydra", "load_confi
            "run_directory", "to_dict", "to_yaml"]
 
 MICRO_BATCH = "training.per_device_train_batch_size"
+BUDGET_PATHS = {f"training.{name}" for name in BUDGETS}
 CHOSEN = ("task", "method", "scale")
 """Groups whose chosen name is itself a value of the config."""
 HELPERS = ("sizes", "hydra")
@@ -47,7 +48,7 @@ def load_config(overrides: Sequence[str]) -> Config:
 
 def config_from_file(path: str | Path, plugins: Iterable[str] | None = None) -> Config:
     """A run's `config.yaml`.  `plugins`: packages to import first; null for those that the file names."""
-    tree = read_yaml(Path(path))
+    tree = read_yaml(Path(path), plain=True)
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: not a config")
     named = tree.get("plugins") or []
@@ -68,7 +69,7 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     if problems:
         raise ConfigError(problems)
     from omegaconf import OmegaConf
-    tree = OmegaConf.create(to_dict(config))
+    tree = OmegaConf.create(literal(to_dict(config)))
     apply(tree, settings)
     changed, problems = checked(contained(tree), written_in(settings), micro_by_user(settings))
     if problems:
@@ -100,20 +101,20 @@ def make_plan(request: Request) -> Plan:
     settings = reader.settings(arguments, request.multirun or "sweep" in request.modes, folders)
     if plugins:
         settings.append(Setting("plugins", (f"[{','.join(quoted(name) for name in plugins)}]",)))
-    problems = reader.problems + list(missing_groups(settings, folders))
-    if problems:
-        raise ConfigError(dict.fromkeys(problems + checked_alone(settings)))
-    return _planned(settings, request, folders, plugins)
+    missing = list(missing_groups(settings, folders))
+    if missing or reader.unknown_groups:
+        raise ConfigError(dict.fromkeys(reader.problems + missing + checked_alone(settings)))
+    return _planned(settings, request, folders, reader.problems)
 
 
-def _planned(settings: list[Setting], request: Request, folders: list[Path], plugins: list[str]) -> Plan:
-    configs, arguments, problems = [], [], []
+def _planned(settings: list[Setting], request: Request, folders: list[Path], problems: list[str]) -> Plan:
+    configs, arguments = [], []
     lacks = functools.partial(lacking, settings, folders)
     divided = list(batches(settings, lacks))
     for batch in divided:
         for job in jobs(batch):
-            config, found = check_job(job, folders, plugins)
-            problems += found
+            config, found = check_job(job, folders)
+            problems = problems + found
             configs.append(config)
         arguments.append([setting.text for setting in batch] + search_path(folders))
     if problems:
@@ -140,7 +141,7 @@ def lacking(settings: list[Setting], folders: list[Path], method: str, keys: lis
     return {key for key in keys if key.split(".")[1] not in cls.__dataclass_fields__}
 
 
-def check_job(job: list[Setting], folders: list[Path], plugins: list[str]) -> tuple[Config | None, list[str]]:
+def check_job(job: list[Setting], folders: list[Path]) -> tuple[Config | None, list[str]]:
     groups = tuple(setting.text for setting in job if setting.kind == "group")
     tree, choices = composed(groups, tuple(folders))
     tree = tree.copy()
@@ -161,6 +162,8 @@ def checked(tree: dict[str, Any], origin: Origin, by_user: bool = False) -> tupl
     config = checker.config({key: value for key, value in tree.items() if key not in HELPERS})
     config = settled(config, by_user)
     wrong = {problem.path for problem in checker.problems}
+    if wrong & BUDGET_PATHS:
+        wrong |= BUDGET_PATHS
     checker.problems += [Problem(path, text) for path, text in disagreements(config) if path not in wrong]
     return (None, worded(checker.problems, origin)) if checker.problems else (config, [])
 
@@ -219,12 +222,15 @@ def import_plugins(names: Iterable[str]) -> None:
 # ---- Hydra and OmegaConf ---------------------------------------------------------------------------------------------
 
 
-def read_yaml(path: Path) -> Any:
-    """Plain containers.  OmegaConf's reader and not PyYAML's own, which takes 1e-4 for a text and a key twice."""
+def read_yaml(path: Path, plain: bool = False) -> Any:
+    """Containers.  What people write is read by OmegaConf, since PyYAML takes 1e-4 for a text and the same key twice;
+    `plain`: what `to_yaml` wrote, by PyYAML, so that a text stays the text it is."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
+    from yaml import YAMLError, safe_load
     try:
+        if plain:
+            return safe_load(path.read_text(encoding="utf-8"))
         return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
@@ -296,6 +302,15 @@ def contained(tree) -> dict[str, Any]:
         return OmegaConf.to_container(tree, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key or 'config'}: {_first_line(error)}") from None
+
+
+def literal(value: Any) -> Any:
+    """The containers with every `${` as a text and not a reference."""
+    if isinstance(value, dict):
+        return {key: literal(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [literal(item) for item in value]
+    return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
 def _first_line(error: Exception) -> str:

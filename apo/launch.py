@@ -25,6 +25,8 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFL
 BUG = 1
 """Exit code of an error that is not the user's."""
 
+planned = 0
+"""Runs of this command."""
 finished: dict[str, Any] = {}
 """Outcome or error of every run of this process, by run directory."""
 
@@ -42,10 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def answer(request: Request) -> int:
     if "help" in request.modes:
-        print(help_text(request.plugins))
+        print(help_text(request.plugins))  # noqa: T201
         return 0
     if "list" in request.modes:
-        print("\n".join(list_lines(request.plugins)))
+        print("\n".join(list_lines(request.plugins)))  # noqa: T201
         return 0
     from apo.config import enter_hydra, make_plan
     plan = make_plan(request)
@@ -64,6 +66,8 @@ def answer(request: Request) -> int:
 
 def run(plan, request: Request) -> int:
     from apo.config import enter_hydra
+    global planned
+    planned = len(plan.configs)
     finished.clear()
     flags = ["-m"] if plan.multirun else []
     with sweep_folder(plan, request) as folder:
@@ -98,6 +102,8 @@ def job(composed: Any) -> None:
         config = from_hydra(composed)
         where, debug = str(run_directory(config)), config.debug
         set_environment(config.offline)
+        if planned > 1:
+            say(f"[{len(finished) + 1}/{planned}] {where}")
         if any(isinstance(result, Interrupted) for result in finished.values()):
             raise UserError("not started: an earlier run was interrupted")
         result = experiment().train(config)

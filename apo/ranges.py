@@ -68,8 +68,9 @@ RANGES = {(cls, name): limits for cls, table in _OF_CLASS.items() for limits, na
 
 def out_of_range(value: Any, limits: Limits | None) -> str:
     """What is wrong with a well-typed value, or an empty string.  `{percentile: p}` has its own range everywhere."""
-    if isinstance(value, dict) and set(value) <= {"percentile"}:
-        return "" if value and PERCENT.allow(value["percentile"]) else f"a percentile must be {PERCENT}"
+    if isinstance(value, dict):
+        right = set(value) != {"percentile"} or PERCENT.allow(value["percentile"])
+        return "" if right else f"a percentile must be {PERCENT}"
     numbers = value if isinstance(value, list) else [value]
     if limits is None or all(number is None or limits.allow(number) for number in numbers):
         return ""
@@ -117,7 +118,10 @@ def _training(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _data(config: Config) -> Iterator[tuple[str, str]]:
+    from apo.data.sources.base import sources
     data, conditional = config.data, config.data.conditional_training_config
+    if data.source not in sources:
+        yield "data.source", f'no source "{data.source}".{nearest(data.source, sources)} There are: {", ".join(sources)}'
     if data.source in ("file", "hub") and not data.path:
         yield "data.path", "missing: " + (
             "your own text, data.path=mine.jsonl (JSONL, Parquet or CSV, also .gz), with a score in every row or "

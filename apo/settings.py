@@ -83,6 +83,8 @@ class Reader:
     """A YAML file's content; raises UserError."""
     problems: list[str] = field(default_factory=list)
     plugins: list[str] = field(default_factory=list)
+    unknown_groups: bool = False
+    """Nothing can be composed."""
 
     # ---- files -------------------------------------------------------------------------------------------------------
 
@@ -180,6 +182,7 @@ class Reader:
             return []
         for name in names:
             if name not in known:
+                self.unknown_groups = True
                 self.problems.append(f'unknown {key} "{name}" ({origin}).{nearest(name, known)} '
                                      f"There are: {', '.join(known)}")
         return [Setting(key, tuple(dict.fromkeys(names)), origin, "group")]
