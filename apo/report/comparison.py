@@ -119,10 +119,13 @@ def group(evaluated: list[tuple[Run, dict[str, Any]]]) -> list[Method]:
 
 
 def labels(keys: list[tuple[str, str, str]]) -> list[str]:
-    """The method's name, its variant if it has one, and the config's hash only where two would look the same."""
-    names = [f"{method}, {variant}" if variant else method for method, variant, _ in keys]
-    return [name if names.count(name) == 1 else f"{name} #{config_hash[:4]}"
-            for name, (_, _, config_hash) in zip(names, keys)]
+    """The method's name; of its variant the first change, all of them where two would look the same; and the config's
+    hash where they still do."""
+    names = [f"{method}, {variant}".split(" ")[:2] if variant else [method] for method, variant, _ in keys]
+    whole = [f"{method}, {variant}" if variant else method for method, variant, _ in keys]
+    shown = [" ".join(name) if names.count(name) == 1 else full for name, full in zip(names, whole)]
+    return [name if shown.count(name) == 1 else f"{name} #{config_hash[:4]}"
+            for name, (_, _, config_hash) in zip(shown, keys)]
 
 
 def refuse_doubles(label: str, runs: list[Run]) -> None:

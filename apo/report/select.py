@@ -1,8 +1,6 @@
 """From what was typed to runs: folders opened, overrides applied, bare models given a home, second looks added."""
 
 import re
-import shlex
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Iterable
@@ -14,6 +12,7 @@ from apo.rundir import write_json
 
 FOR_A_RUN = ("evaluation", "scorer", "plugins", "cache_dir", "output_dir", "offline", "debug")
 """What may be overridden when a trained run is scored again; the rest is how it was trained and cannot be undone."""
+BETWEEN_CHANGES = re.compile(r"\s+(?=[~+]*[\w.]+=)")
 
 
 def select(names: Iterable[str], overrides: Iterable[str] = (), task: str | None = None,
@@ -40,7 +39,7 @@ def trained(directory: Path, overrides: list[str]) -> Run:
     run = open_run(directory, config_from_file)
     if overrides and not run.bare:
         refuse_training(overrides)
-    run.config = override(deepcopy(run.config), overrides) if overrides else run.config
+    run.config = override(run.config, overrides) if overrides else run.config
     return run
 
 
@@ -83,14 +82,14 @@ def second_looks(runs: list[Run], words: str) -> list[Run]:
     """`conditional: evaluation.prefix=...` -> the runs of that method once more, under these overrides."""
     from apo.config import override
     method, _, text = words.partition(":")
-    changes = shlex.split(text)
+    changes = BETWEEN_CHANGES.split(text.strip()) if text.strip() else []
     chosen = [run for run in runs if run.method == method.strip()]
     if not chosen or not changes:
         known = ", ".join(sorted({run.method for run in runs}))
         raise EvaluationError(f'--also "{words}": expected "METHOD: key=value ..." with one of these methods: {known}.')
     refuse_training(changes)
-    name = " ".join(change.replace("evaluation.", "").replace('"', "").replace("'", "") for change in changes)
-    return [replace(run, config=override(deepcopy(run.config), changes), variant=name) for run in chosen]
+    name = " ".join(re.sub(r"^evaluation\.|[\"']", "", change) for change in changes)
+    return [replace(run, config=override(run.config, changes), variant=name) for run in chosen]
 
 
 def loading(run: Run) -> dict[str, Any]:

@@ -24,8 +24,8 @@ def options(**changes):
 
 
 @pytest.mark.parametrize("text, prompts", [
-    ("def f():\n", ["def f():"]), ("a\n\nb", ["a", "", "b"]), ("def f():\\\n    x = 1\\\n\n", ["def f():\n    x = 1\n"]),
-    ("a\\", ["a"]), ("", [])])
+    ("def f():\n", ["def f():"]), ("a\n\nb", ["a", "", "b"]), ("a\\", ["a"]), ("", []),
+    ("def f():\\\n    x = 1\\\n\n", ["def f():\n    x = 1\n"])])
 def test_a_line_is_a_prompt_and_a_backslash_goes_on(chat, text, prompts):
     assert list(chat.typed_prompts(chat.reader(io.StringIO(text)))) == prompts
 

@@ -85,8 +85,10 @@ def test_runs_of_one_config_form_one_row_and_others_their_own(make_run, make_eva
 
 
 def test_variants_are_rows_of_their_own():
-    keys = [("conditional", "", "aaaa"), ("conditional", "prefix=bad", "aaaa"), ("mle", "", "cccc")]
+    keys = [("conditional", "", "aaaa"), ("conditional", "prefix=bad banned=[good]", "aaaa"), ("mle", "", "cccc")]
     assert labels(keys) == ["conditional", "conditional, prefix=bad", "mle"]
+    keys.append(("conditional", "prefix=bad banned=[]", "aaaa"))
+    assert labels(keys)[1::2] == ["conditional, prefix=bad banned=[good]", "conditional, prefix=bad banned=[]"]
 
 
 def test_the_same_seed_twice_is_refused(make_run, make_evaluation):

@@ -1,0 +1,115 @@
+"""When an evaluation is made again and when the one on disk is used; what is written."""
+
+import json
+
+import pytest
+
+from apo.data.records import Sample
+from apo.errors import EvaluationError
+from apo.report.rescore import Rescorer, file_digest, summary
+from apo.report.select import select
+
+
+@pytest.fixture
+def run(make_run):
+    def with_scorer(config):
+        config.scorer = {"name": "pep8"}
+    return make_run(edit=with_scorer)
+
+
+@pytest.fixture
+def measured(monkeypatch, make_evaluation):
+    """Replaces the measuring by a count of calls."""
+    calls = []
+
+    def measure(self, run):
+        calls.append(run)
+        run.samples_path("functions").parent.mkdir(exist_ok=True)
+        run.samples_path("functions").write_text("")
+        return {key: value for key, value in make_evaluation().items() if key not in ("key", "settings")}
+    monkeypatch.setattr(Rescorer, "measure", measure)
+    return calls
+
+
+def test_nothing_is_measured_twice(run, measured, capsys):
+    first = Rescorer().evaluate(run)
+    assert json.loads(run.evaluation_path.read_text()) == first
+    assert Rescorer().evaluate(run) == first and len(measured) == 1
+    assert "nothing has changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [
+    lambda run: run.config.evaluation.scenarios["functions"].generation.__setattr__("temperature", 0.5),
+    lambda run: run.config.scorer.update(max_line_length=100),
+    lambda run: run.samples_path("functions").unlink(),
+    lambda run: (run.directory / "final/model.safetensors").write_bytes(b"other weights")])
+def test_whatever_decides_the_numbers_makes_it_measure_again(run, measured, change):
+    Rescorer().evaluate(run)
+    change(run)
+    Rescorer().evaluate(run)
+    assert len(measured) == 2
+
+
+def test_another_sampling_seed_or_force_measures_again(run, measured):
+    for rescorer in (Rescorer(), Rescorer(seed=1), Rescorer(seed=1, force=True)):
+        rescorer.evaluate(run)
+    assert len(measured) == 3
+
+
+def test_what_only_costs_time_does_not(run, measured):
+    Rescorer().evaluate(run)
+    run.config.evaluation.batch_size, run.config.evaluation.every_n_steps = 3, 7
+    Rescorer().evaluate(run)
+    assert len(measured) == 1
+
+
+def test_a_second_look_has_files_of_its_own(run, measured):
+    from dataclasses import replace
+    look = replace(run, variant="prefix=<|bad|>")
+    Rescorer().evaluate(run)
+    Rescorer().evaluate(look)
+    assert len(measured) == 2
+    assert sorted(path.name for path in run.directory.glob("evaluation*")) == ["evaluation-prefix=-bad.json",
+                                                                              "evaluation.json"]
+
+
+def test_prompts_are_numbered_in_the_order_they_come(make_run):
+    samples = [Sample(prompt, "x", score, n, 0, None) for n, (prompt, score) in enumerate([("b", 1.0), ("a", 0.0),
+                                                                                          ("b", 2.0)])]
+    result = type("Result", (), {"samples": samples, "metrics": {"generation/functions/score": 1.0}})
+    found = summary("functions", make_run().config.evaluation.scenarios["functions"], result)
+    assert (found["prompts"], found["scores"], found["metrics"]) == ([0, 1, 0], [1.0, 0.0, 2.0], {"score": 1.0})
+
+
+def test_a_digest_of_files_knows_names_and_contents(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_text("x")
+    other.write_text("x")
+    assert file_digest([one]) == file_digest([one]) != file_digest([other])
+
+
+def test_a_bare_model_becomes_a_run_directory(measured, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "my-model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    run, = select([str(model)], task="pep8", overrides=["scale=smoke"])
+    assert run.bare and run.method == "my-model"
+    Rescorer().evaluate(run)
+    again, = select([str(run.directory)])
+    assert again.bare and again.model == str(model)
+    Rescorer().evaluate(again)
+    assert len(measured) == 1
+
+
+def test_a_second_look_names_its_method(make_run):
+    run = make_run()
+    from apo.config import to_yaml
+    (run.directory / "config.yaml").write_text(to_yaml(run.config))
+    words = 'mle: evaluation.prefix="<|bad|>" evaluation.banned_tokens=["<|good|>"]'
+    runs = select([str(run.directory)], also=[words])
+    assert [each.variant for each in runs] == ["", "prefix=<|bad|> banned_tokens=[<|good|>]"]
+    assert runs[0].config.evaluation.prefix == "" and runs[1].config.evaluation.prefix == "<|bad|>"
+    assert runs[1].config.evaluation.banned_tokens == ["<|good|>"]
+    with pytest.raises(EvaluationError, match="one of these methods: mle"):
+        select([str(run.directory)], also=["awr: evaluation.prefix=x"])
