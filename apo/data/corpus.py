@@ -7,7 +7,7 @@ text: the same whatever the seed, the order or the other documents.
 
 import hashlib
 import json
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterable, Iterator, Literal
@@ -19,8 +19,7 @@ from apo.console import progress, warn
 from apo.data.records import ScoredText
 from apo.data.scoring import SegmentScorer, annotate
 from apo.data.sources.base import Document, Source, sources
-from apo.data.store import TokenStore, write_store
-from apo.data.tokenizer import tokenizer_fingerprint
+from apo.data.store import TokenStore, cached_store
 from apo.errors import ConfigError, DataError
 from apo.schema import DataConfig
 
@@ -41,11 +40,19 @@ def prepare(data: DataConfig, scorer: SegmentScorer | None, cache: Cache) -> "Co
     """
     if not 0 <= data.eval_fraction < 1:
         raise ConfigError(f"data.eval_fraction={data.eval_fraction} must be at least 0 and less than 1")
+    if data.streaming:
+        from apo.data.streaming import prepare_stream
+        return prepare_stream(data, scorer, cache)
     source = sources.get(data.source)(data)
     key = {"format": FORMAT, "source": data.source, "documents": source.fingerprint(),
            "scorer": scorer.fingerprint() if scorer is not None else None,
            **{name: getattr(data, name) for name in ("text_column", "score_column", "segment_by", "max_documents")}}
-    folder = cache.get("scored", key, lambda folder: _build(folder, source, scorer))
+
+    def build(folder: Path) -> None:
+        total = data.max_documents or source.size().documents
+        write_scored(folder, annotate(source.limited(), scorer), total, f"{source}: no document has any text")
+
+    folder = cache.get("scored", key, build)
     return Corpus(folder, source, digest({**key, "eval_fraction": data.eval_fraction}))
 
 
@@ -60,14 +67,7 @@ class Corpus:
     def documents(self, split: Split) -> Iterator[ScoredText]:
         """In the source's order."""
         chosen = self.train_D if split == "train" else self.heldout_D
-        start = 0
-        for batch in self._file.iter_batches(ROWS_AT_ONCE, columns=["texts", "scores"]):
-            mask = chosen[start:start + len(batch)]
-            start += len(batch)
-            if mask.any():
-                import pyarrow
-                for row in batch.filter(pyarrow.array(mask)).to_pylist():
-                    yield ScoredText(row["texts"], row["scores"])
+        return read_scored(self.folder / SCORED, chosen)
 
     def texts(self, split: Split) -> Iterator[str]:
         """Segment by segment, as they are tokenised."""
@@ -75,8 +75,9 @@ class Corpus:
 
     def tokenise(self, tokenizer: "PreTrainedTokenizerBase", cache: Cache) -> tuple[TokenStore, TokenStore]:
         """Training and held-out documents, from the cache or tokenised now."""
-        tokens = tokenizer_fingerprint(tokenizer)
-        return self._store("train", tokenizer, tokens, cache), self._store("heldout", tokenizer, tokens, cache)
+        return tuple(cached_store(cache, {"corpus": self.fingerprint, "split": split}, partial(self.documents, split),
+                                  int(chosen_D.sum()), tokenizer)
+                     for split, chosen_D in (("train", self.train_D), ("heldout", self.heldout_D)))
 
     @cached_property
     def prompts(self) -> dict[str, list[str]]:
@@ -91,18 +92,9 @@ class Corpus:
         return {"documents": int(self.train_D.sum()), "heldout_documents": int(self.heldout_D.sum()),
                 "overlap": self.overlap, **self.summary}
 
-    def _store(self, split: Split, tokenizer: "PreTrainedTokenizerBase", tokens: str, cache: Cache) -> TokenStore:
-        total = int((self.train_D if split == "train" else self.heldout_D).sum())
-
-        def build(folder: Path) -> None:
-            with progress(f"tokenising {split} documents", total) as bar:
-                write_store(folder, self.documents(split), tokenizer, bar.advance)
-
-        key = {"format": FORMAT, "corpus": self.fingerprint, "split": split, "tokenizer": tokens}
-        return TokenStore.open(cache.get("tokens", key, build))
-
     def _split(self) -> None:
-        table = self._file.read(columns=["hash", "normal_hash"])
+        import pyarrow.parquet
+        table = pyarrow.parquet.read_table(self.folder / SCORED, columns=["hash", "normal_hash"])
         hashes_D, normal_D = (table.column(name).to_numpy() for name in ("hash", "normal_hash"))
         heldout_D = heldout_mask(hashes_D, self.source.data.eval_fraction)
         copies_D = heldout_D & np.isin(normal_D, normal_D[~heldout_D])
@@ -110,11 +102,6 @@ class Corpus:
         self.train_D, self.heldout_D = ~heldout_D, heldout_D & ~copies_D
         if self.overlap:
             warn(f"{self.overlap} of {heldout_D.sum()} held-out documents are also training documents; left out")
-
-    @property
-    def _file(self):
-        import pyarrow.parquet
-        return pyarrow.parquet.ParquetFile(self.folder / SCORED)
 
 
 def heldout_mask(hashes_D: np.ndarray, fraction: float) -> np.ndarray:
@@ -136,31 +123,36 @@ def text_hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
-def _build(folder: Path, source: Source, scorer: SegmentScorer | None) -> None:
+def write_scored(folder: Path, documents: Iterable[Document], total: int | None, complaint: str) -> None:
+    """Documents with scores to Parquet, those without any text left out.  DataError(complaint) where none is left."""
     import pyarrow
     import pyarrow.parquet
     schema = pyarrow.schema({"origin": pyarrow.string(), "texts": pyarrow.list_(pyarrow.string()),
                              "scores": pyarrow.list_(pyarrow.float64()), "hash": pyarrow.uint64(),
                              "normal_hash": pyarrow.uint64()})
     counts = {"segments": 0, "characters": 0, "bytes": 0, "empty": 0}
-    total = source.data.max_documents or source.size().documents
+    documents = iter(documents)
     with pyarrow.parquet.ParquetWriter(folder / SCORED, schema, compression="zstd") as writer, \
             progress("scoring documents", total) as bar:
-        documents = annotate(_not_empty(source.limited(), counts), scorer)
-        while rows := [_row(document, counts) for document in islice(documents, ROWS_AT_ONCE)]:
+        while some := list(islice(documents, ROWS_AT_ONCE)):
+            rows = [_row(document, counts) for document in some if any(document.texts)]
+            counts["empty"] += len(some) - len(rows)
             writer.write_table(pyarrow.Table.from_pylist(rows, schema))
-            bar.advance(len(rows))
+            bar.advance(len(some))
     if not counts["segments"]:
-        raise DataError(f"{_called(source)}: no document has any text; there is nothing to train on")
+        raise DataError(f"{complaint}; there is nothing to train on")
     (folder / SUMMARY).write_text(json.dumps(counts))
 
 
-def _not_empty(documents: Iterable[Document], counts: dict[str, int]) -> Iterator[Document]:
-    for document in documents:
-        if any(document.texts):
-            yield document
-        else:
-            counts["empty"] += 1
+def read_scored(path: Path, chosen_D: np.ndarray | None = None) -> Iterator[ScoredText]:
+    """What `write_scored` wrote, or the documents that `chosen_D` marks."""
+    import pyarrow.parquet
+    start = 0
+    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(ROWS_AT_ONCE, columns=["texts", "scores"]):
+        if chosen_D is not None:
+            start, batch = start + len(batch), batch.filter(pyarrow.array(chosen_D[start:start + len(batch)]))
+        for row in batch.to_pylist():
+            yield ScoredText(row["texts"], row["scores"])
 
 
 def _row(document: Document, counts: dict[str, int]) -> dict[str, Any]:
@@ -170,8 +162,3 @@ def _row(document: Document, counts: dict[str, int]) -> dict[str, Any]:
     counts["bytes"] += len(text.encode())
     return {"origin": document.origin, "texts": document.texts, "scores": document.scores, "hash": text_hash(text),
             "normal_hash": text_hash(" ".join(text.split()))}
-
-
-def _called(source: Source) -> str:
-    path = source.data.path
-    return source.name if not path else path if isinstance(path, str) else ", ".join(path)

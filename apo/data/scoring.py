@@ -37,8 +37,9 @@ PARALLEL_FROM = 8
 """Chunks from which starting processes pays."""
 
 
-def annotate(documents: Iterable[Document], scorer: SegmentScorer | None) -> Iterator[Document]:
-    """The documents in order, each with one finite score per segment.
+def annotate(documents: Iterable[Document], scorer: SegmentScorer | None, parallel: bool = True) -> Iterator[Document]:
+    """The documents in order, each with one finite score per segment; in several processes where the scorer and
+    `parallel` allow it.
 
     A document that brings scores keeps them.  Raises DataError without a scorer where one is needed, and ScorerError
     for a result that is not a finite number per segment.
@@ -50,8 +51,8 @@ def annotate(documents: Iterable[Document], scorer: SegmentScorer | None) -> Ite
         raise DataError(f"{bare[0].origin}: no scores, and no scorer to make them: add a column of scores, or name a "
                         "scorer (scorer=pep8, scorer=my_package.my_module:function)")
     workers = min(len(os.sched_getaffinity(0)), MAX_WORKERS)
-    parallel = len(first) == PARALLEL_FROM and workers > 1 and bare and getattr(scorer, "parallel", False)
-    for chunk in (_pooled if parallel else _serial)(chain(first, chunks), scorer, workers):
+    pays = parallel and bare and len(first) == PARALLEL_FROM and workers > 1 and getattr(scorer, "parallel", False)
+    for chunk in (_pooled if pays else _serial)(chain(first, chunks), scorer, workers):
         yield from chunk
 
 

@@ -13,12 +13,17 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable
 
 import numpy as np
 
+from apo.cache import Cache
+from apo.console import progress
 from apo.data.records import ScoredText
+from apo.data.tokenizer import tokenizer_fingerprint
 from apo.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+FORMAT = 1
+"""Of the cached files; counted up when it changes."""
 INDEX = "store.json"
 DOCUMENTS_AT_ONCE = 64
 
@@ -71,6 +76,18 @@ class TokenStore:
         except (OSError, ValueError, KeyError) as error:
             raise DataError(f"{folder}: damaged tokenised data ({error}); delete this folder") from None
         return cls(**arrays)
+
+
+def cached_store(cache: Cache, key: dict, documents: Callable[[], Iterable[ScoredText]], total: int | None,
+                 tokenizer: "PreTrainedTokenizerBase") -> TokenStore:
+    """The store of `documents()`, from the cache or tokenised now.  `key`: what decides the documents."""
+
+    def build(folder: Path) -> None:
+        with progress("tokenising documents", total) as bar:
+            write_store(folder, documents(), tokenizer, bar.advance)
+
+    key = {**key, "format": FORMAT, "tokenizer": tokenizer_fingerprint(tokenizer)}
+    return TokenStore.open(cache.get("tokens", key, build))
 
 
 def write_store(folder: Path, documents: Iterable[ScoredText], tokenizer: "PreTrainedTokenizerBase",

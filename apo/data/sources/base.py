@@ -92,6 +92,10 @@ class Source(ABC):
         """Named sets of prompts made from the texts of held-out documents."""
         return {}
 
+    def __str__(self) -> str:
+        path = self.data.path
+        return self.name if not path else path if isinstance(path, str) else ", ".join(path)
+
     def limited(self) -> Iterator[Document]:
         """`documents`, up to `data.max_documents`."""
         return islice(self.documents(), self.data.max_documents)

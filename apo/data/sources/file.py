@@ -33,7 +33,7 @@ class Files(Source):
 
     def documents(self) -> Iterator[Document]:
         rows = (row for path in self.paths for row in rows_of(path))
-        return read_rows(rows, self.data, ", ".join(map(str, self.paths)))
+        return read_rows(rows, self.data, str(self))
 
     def fingerprint(self) -> str:
         """Over the contents of the files, in order; where they lie does not matter."""

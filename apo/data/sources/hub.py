@@ -31,7 +31,7 @@ class Hub(Source):
         self.names = [data.path] if isinstance(data.path, str) else list(data.path)
 
     def documents(self) -> Iterator[Document]:
-        return read_rows((row for name in self.names for row in self._rows(name)), self.data, ", ".join(self.names))
+        return read_rows((row for name in self.names for row in self._rows(name)), self.data, str(self))
 
     def stream(self) -> "HubStream":
         """The documents with a cursor, read as they are asked for."""
@@ -41,7 +41,7 @@ class Hub(Source):
         wanted = [name for name in (columns.text, columns.score) if name]
         selected = [dataset.select_columns(wanted) for dataset in loaded]
         whole = selected[0] if len(selected) == 1 else datasets.concatenate_datasets(selected)
-        return HubStream(whole, columns, ", ".join(self.names))
+        return HubStream(whole, columns, str(self))
 
     def fingerprint(self) -> str:
         """Contents of local copies; for hub datasets the commit they were downloaded at.  A stream is known only by
