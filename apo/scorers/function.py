@@ -3,9 +3,9 @@
     def shouting(text: str) -> float: ...                       # called once per text
     def shouting(texts: list[str]) -> list[float]: ...          # called once per list
 
-Which of the two it is, the annotation of its first parameter says: `str` (or none at all) is one text, anything else a
-list.  `scorer.batched=true` or `false` overrides that.  Trying it out instead would be a guess: many functions accept
-a list where they mean a string and return a wrong number.
+Which of the two it is, the annotation of its first parameter says: a list, Sequence or other collection is a list of
+texts, anything else (no annotation, too) is one text.  `scorer.batched=true` or `false` overrides that.  Trying it out
+instead would be a guess: many functions accept a list where they mean a string and return a wrong number.
 
 The module is looked for as `python -m` would, in the current folder first, and imported when the scorer is first used.
 Modules of the standard library are refused: no function there is a scorer, and a config from elsewhere must not be able
@@ -20,7 +20,7 @@ import sys
 import typing
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterable
 
 from apo.errors import ConfigError, ScorerError, nearest
 from apo.scorers.base import Scorer, check_numbers, file_sha256, quoted
@@ -33,7 +33,7 @@ class FunctionScorer(Scorer):
     """`name` is the function's `module:function`."""
 
     batched: bool | None = None
-    """Whether the function takes a list of texts.  null: what the annotation of its first parameter says."""
+    """Whether the function takes a list of texts.  null: as the annotation of its first parameter says."""
 
     def score(self, texts: list[str]) -> list[float]:
         """Raises ScorerError for a function that is missing, fails, or returns anything but a finite number per text;
@@ -130,12 +130,11 @@ def import_module(scorer: str, module: str) -> Any:
 
 
 def takes_a_list(function: Callable[..., Any]) -> bool:
-    """Whether the first parameter is annotated as something other than `str`."""
+    """Whether the first parameter is annotated as a list, Sequence or other collection of texts."""
     try:
-        first = next(iter(inspect.signature(function).parameters.values()), None)
-        hints = typing.get_type_hints(function)
+        signature = inspect.signature(function, eval_str=True)
     except (TypeError, ValueError, NameError):
         return False
-    if first is None or first.annotation is inspect.Parameter.empty:
-        return False
-    return hints.get(first.name, first.annotation) is not str
+    annotation = next((parameter.annotation for parameter in signature.parameters.values()), str)
+    kind = typing.get_origin(annotation) or annotation
+    return isinstance(kind, type) and issubclass(kind, Iterable) and not issubclass(kind, str)
