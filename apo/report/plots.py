@@ -13,6 +13,7 @@ import numpy as np
 
 from apo.errors import RunError
 from apo.metrics import statistics
+from apo.metrics.statistics import Interval
 from apo.report.comparison import Comparison, Method
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#8C8C00"]
@@ -75,17 +76,21 @@ def frontier(axes: Any, comparison: Comparison, scenario: str) -> None:
             continue
         colour, marker = looks(comparison)[method.label]
         score = comparison.row(scenario, method.label).score
-        across = [[0], [0]]
-        if len(capability) > 1:
-            interval = statistics.t_interval(capability, comparison.confidence)
-            across = [[interval.mean - interval.low], [interval.high - interval.mean]]
-        bars = axes.errorbar([np.mean(capability)], [score.mean], xerr=across if len(capability) > 1 else None,
-                             yerr=[[score.mean - score.low], [score.high - score.mean]], fmt=marker, color=colour,
-                             markersize=9, markeredgecolor="white", elinewidth=1.6, capsize=3, label=method.label)
+        across = statistics.t_interval(capability, comparison.confidence)
+        bars = axes.errorbar([across.mean], [score.mean], xerr=arms(across), yerr=arms(score), fmt=marker,
+                             color=colour, markersize=9, markeredgecolor="white", elinewidth=1.6, capsize=3,
+                             label=method.label)
         bars.lines[0].set_gid(method.label)
     lower = "lower" if comparison.kind == "score" else "upper"
     axes.set(title=f"{scenario}: {comparison.kind} and capability ({lower} left is better)",
              xlabel="bits per byte of clean held-out text", ylabel=f"{comparison.kind}, {interval_words(comparison)}")
+
+
+def arms(interval: Interval) -> list[list[float]] | None:
+    """Lengths of the error bar below and above; None where one value gives no interval."""
+    if not np.isfinite(interval.high - interval.low):
+        return None
+    return [[interval.mean - interval.low], [interval.high - interval.mean]]
 
 
 def interval_words(comparison: Comparison) -> str:

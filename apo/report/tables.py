@@ -13,9 +13,12 @@ from apo.report.comparison import Comparison, Difference, Method, ScenarioRow
 from apo.report.fairness import shorten
 from apo.report.runs import read_jsonl
 
-METRICS = {"num_hits": ("hits", "{:.0%}"), "parses": ("parses", "{:.0%}"), "length": ("length", "{:.0f}"),
+METRICS = {"num_hits": ("hits", "{:.0%}"), "parses": ("parses", "{:.0%}"),
+           "parses_prefix": ("so far", "{:.0%}"), "length": ("length", "{:.0f}"),
            "distinct-1": ("distinct-1", "{:.2f}"), "self-bleu-5": ("self-BLEU", "{:.2f}")}
 """Columns beside the score, shown where the evaluation has them."""
+PARTS, MOST_PARTS = "by_code/", 8
+"""Metrics that say what the score is made of, and how many of them, the largest, get a column."""
 WIDTH_WHEN_PIPED = 132
 SAMPLE_LINES = 16
 """Longest sample shown side by side."""
@@ -32,8 +35,11 @@ class Table:
 
 
 def tables(comparison: Comparison) -> list[Table]:
-    """One table per scenario, one of what the models cost and know, one of what differs between them."""
-    found = [scenario_table(comparison, scenario) for scenario in comparison.scenarios]
+    """One table per scenario, one of what its score is made of, one of what the models cost and know, one of what
+    differs between them."""
+    found = []
+    for scenario in comparison.scenarios:
+        found += [scenario_table(comparison, scenario), *parts_table(comparison, scenario)]
     found.append(cost_table(comparison))
     if comparison.factors:
         found.append(factor_table(comparison))
@@ -86,6 +92,23 @@ def basis(rows: list[ScenarioRow]) -> str:
         return ("One seed: the intervals are over samples of these very models (bootstrap, paired by prompt and index);"
                 " another training run may differ by more. p: Holm.")
     return f"Intervals: Student's t over {seeds[-1]} seeds, differences paired by seed. p: Holm over the methods."
+
+
+def parts_table(comparison: Comparison, scenario: str) -> list[Table]:
+    """The score by what it was given for, largest part first; nothing where the scorer does not say."""
+    names = {name for method in comparison.methods for evaluation in method.evaluations
+             for name in evaluation["scenarios"][scenario]["metrics"] if name.startswith(PARTS)}
+    means = {name: [float(np.mean(method.metric(scenario, name) or [0])) for method in comparison.methods]
+             for name in names}
+    largest = sorted((name for name in names if any(means[name])), key=lambda name: (-max(means[name]), name))
+    if not largest:
+        return []
+    shown = largest[:MOST_PARTS]
+    rows = [[method.label, *(f"{1000 * means[name][n]:.2f}" for name in shown)]
+            for n, method in enumerate(comparison.methods)]
+    note = "not_python is the part of them that no change of style could mend." if PARTS + "not_python" in shown else ""
+    return [Table(f"{scenario}: what the {comparison.kind} is made of, times 1000",
+                  ["method", *(name.removeprefix(PARTS) for name in shown)], rows, [note])]
 
 
 def cost_table(comparison: Comparison) -> Table:

@@ -21,7 +21,8 @@ def make_run(tmp_path):
     def build(method: str = "mle", seed: int = 1, edit=lambda config: None, tokens: int = 4000,
               scores=(0.03, 0.02)) -> Run:
         config = Config(task="pep8", method=method, seed=seed)
-        config.objective = {"name": "mle"}
+        config.objective, config.scorer, config.data.source = {"name": "mle"}, {"name": "pep8"}, "stdlib"
+        config.training.max_steps = 10
         config.evaluation.scenarios = {"functions": ScenarioConfig(num_samples=40, prompts="functions")}
         config.evaluation.num_bootstrap = 500
         edit(config)

@@ -12,9 +12,7 @@ from apo.report.select import select
 
 @pytest.fixture
 def run(make_run):
-    def with_scorer(config):
-        config.scorer = {"name": "pep8"}
-    return make_run(edit=with_scorer)
+    return make_run()
 
 
 @pytest.fixture
@@ -103,13 +101,13 @@ def test_a_bare_model_becomes_a_run_directory(measured, tmp_path, monkeypatch):
 
 
 def test_a_second_look_names_its_method(make_run):
-    run = make_run()
-    from apo.config import to_yaml
-    (run.directory / "config.yaml").write_text(to_yaml(run.config))
-    words = 'mle: evaluation.prefix="<|bad|>" evaluation.banned_tokens=["<|good|>"]'
+    def conditional(config):
+        config.data.conditional_training_config.threshold = 0.0
+    run = make_run("conditional", edit=conditional)
+    words = 'conditional: evaluation.prefix="<|bad|>" evaluation.banned_tokens=["<|good|>"]'
     runs = select([str(run.directory)], also=[words])
     assert [each.variant for each in runs] == ["", "prefix=<|bad|> banned_tokens=[<|good|>]"]
     assert runs[0].config.evaluation.prefix == "" and runs[1].config.evaluation.prefix == "<|bad|>"
     assert runs[1].config.evaluation.banned_tokens == ["<|good|>"]
-    with pytest.raises(EvaluationError, match="one of these methods: mle"):
+    with pytest.raises(EvaluationError, match="one of these methods: conditional"):
         select([str(run.directory)], also=["awr: evaluation.prefix=x"])

@@ -42,6 +42,14 @@ def test_every_method_and_metric_is_in_the_table(comparison):
     assert "Student's t over 3 seeds" in text
 
 
+def test_what_the_score_is_made_of_has_a_table_largest_part_first(make_run, make_evaluation):
+    assert tables.parts_table(build([(make_run(), make_evaluation())]), "functions") == []
+    evaluation = make_evaluation()
+    evaluation["scenarios"]["functions"]["metrics"] |= {"by_code/E1": 0.002, "by_code/E5": 0.01, "by_code/W6": 0.0}
+    table, = tables.parts_table(build([(make_run(), evaluation)]), "functions")
+    assert (table.header, table.rows) == (["method", "E5", "E1"], [["mle", "10.00", "2.00"]])
+
+
 def test_a_narrow_terminal_gets_two_tables(comparison):
     table = tables.scenario_table(comparison, "functions")
     assert tables.fitting(table, 200) == [table]
