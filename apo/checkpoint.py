@@ -8,7 +8,7 @@ warning and takes the one before.
     checkpoints/checkpoint-120/
         config.json model.safetensors ...    loads with AutoModelForCausalLM
         value_head.safetensors               where the method has one
-        optimizer.pt scheduler.pt            read with weights_only=True; the only files that are not safetensors or JSON
+        optimizer.pt scheduler.pt            read with weights_only=True; all other files are safetensors or JSON
         trainer_state.json state.json        the Trainer's state; ours: source cursor, running metrics, log size
         checkpoint.json                      files, sizes, sha256
 """

@@ -4,18 +4,18 @@
 again at any time: a finished run is reported, an unfinished one goes on from its newest sound checkpoint.
 """
 
-import hashlib
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from apo import provenance
-from apo.config import run_directory, to_dict, to_yaml
-from apo.console import duration, progress, say, warn
+from apo.config import run_directory, to_yaml
+from apo.console import progress, say, warn
 from apo.errors import ConfigError, RunError, UserError
-from apo.registry import canonical
+from apo.identity import identity
 from apo.rundir import RunDirectory, command_line, now, read_json, write_atomic, write_json
-from apo.schema import NOT_IDENTITY, Config
+from apo.schema import Config
 from apo.scorers.base import Scorer, make_scorer
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -42,7 +42,7 @@ class Parts:
     source: object
     heldout: object
     prompts: dict[str, list[str]]
-    scorer: Scorer
+    scorer: Scorer | None
     steps: int
     fingerprints: dict[str, str]
     sizes: dict
@@ -53,14 +53,14 @@ def train(config: Config) -> RunOutcome:
     with run.owned():
         if config.force:
             run.move_aside()
-        scorer = make_scorer(config.scorer)
-        identity = identify(config, scorer)
-        _refuse_another_run(run, identity)
+        scorer = make_scorer(config.scorer) if config.scorer else None
+        who = identify(config, scorer)
+        _refuse_another_run(run, who)
         if run.is_done():
             say(f"{run.path} is finished; nothing to do (force=true trains anew)")
             return RunOutcome(run.path, "done", last_metrics(run), fresh=False)
         try:
-            _train_into(run, config, scorer, identity)
+            _train_into(run, config, scorer, who)
         except UserError as error:
             if run.status()["state"] != "preempted":
                 run.set_status("failed", run.status().get("step", 0), run.status().get("max_steps", 0), str(error))
@@ -71,12 +71,12 @@ def train(config: Config) -> RunOutcome:
         return RunOutcome(run.path, "done", last_metrics(run), fresh=True)
 
 
-def _train_into(run: RunDirectory, config: Config, scorer: Scorer, identity: dict) -> None:
+def _train_into(run: RunDirectory, config: Config, scorer: Scorer | None, who: dict) -> None:
     from apo.callbacks.loggers import make_loggers
     from apo.trainer import ScoredTextTrainer
     say(f"run directory: {run.path}")
     write_atomic(run.config_file, to_yaml(config))
-    manifest = new_manifest(run, config, identity)
+    manifest = new_manifest(run, config, who)
     write_json(run.manifest_file, manifest)
     parts = build(config, scorer)
     _refuse(run.path, differences(manifest.get("fingerprints") or parts.fingerprints, parts.fingerprints))
@@ -123,41 +123,64 @@ def finish(run: RunDirectory, steps: int) -> None:
 # ---- the parts -------------------------------------------------------------------------------------------------------
 
 
-def build(config: Config, scorer: Scorer) -> Parts:
+def build(config: Config, scorer: Scorer | None) -> Parts:
     """Data, tokenizer, model and objective of a config; slow the first time, from the cache afterwards."""
     from apo.cache import Cache
     from apo.data.corpus import prepare
+    from apo.data.thresholds import make_view
+    from apo.data.tokenizer import add_control_tokens, single_id, tokenizer_fingerprint
     from apo.models.load import load_policy
     cache = Cache(config.cache_dir)
     corpus = prepare(config.data, scorer, cache)
     tokenizer = make_tokenizer(config, corpus, cache)
-    control = control_tokens(config)
-    control_ids = add_control_tokens(tokenizer, control)
+    fingerprints = {"data": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer)}
     train_store, heldout_store = corpus.tokenise(tokenizer, cache)
+    control_ids = add_control_tokens(tokenizer, control_tokens(config))
+    view = make_view(config.data, train_store, single_id(tokenizer, config.data.concat_token, "data.concat_token"),
+                     control_ids)
+    source = make_source(config, corpus, train_store, tokenizer, view)
     objective = make_objective(config, train_store)
-    source = make_source(config, train_store, tokenizer)
-    sizes = source.describe()
+    sizes = corpus.describe() | source.describe()
     steps = training_steps(config, sizes.get("tokens_per_epoch"))
     policy = load_policy(config.model, tokenizer, config.seed, control_ids, objective.needs.value_head,
                          config.data.block_size)
     sizes |= {"parameters": sum(p.numel() for p in policy.model.parameters()), "steps": steps}
-    return Parts(tokenizer, policy, objective, source, make_heldout(config, heldout_store, tokenizer), corpus.prompts,
-                 scorer, steps, {"data": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer)}, sizes)
+    heldout = make_heldout(config, heldout_store, tokenizer, view.eos_id)
+    return Parts(tokenizer, policy, objective, source, heldout, corpus.prompts, scorer, steps, fingerprints, sizes)
 
 
 def make_tokenizer(config: Config, corpus, cache):
-    from apo.data.tokenizer import train_tokenizer
+    """The one the config names, or one trained on the corpus."""
+    from apo.data.tokenizer import corpus_tokenizer
     from apo.models.load import load_tokenizer
-    return load_tokenizer(config.model) or train_tokenizer(corpus.texts("train"), config.model.vocab_size)
+    return load_tokenizer(config.model) or corpus_tokenizer(corpus, config.model.vocab_size, cache)
 
 
-def tokenizer_fingerprint(tokenizer) -> str:
-    """sha256 over the tokenizer's own serialised form."""
-    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+def make_source(config: Config, corpus, store, tokenizer, view):
+    """Fixed rows where the data are tokenised beforehand, a stream where they are not."""
+    options = {"block_size": config.data.block_size, "effective_batch_size": config.training.effective_batch_size,
+               "seed": config.seed, "rank": int(os.environ.get("RANK", 0)),
+               "world_size": int(os.environ.get("WORLD_SIZE", 1))}
+    if store is None:
+        from apo.data.streaming import StreamedRows
+        return StreamedRows(corpus, tokenizer, view, **options)
+    from apo.data.sampling import PackedRows
+    return PackedRows(store, view, **options)
+
+
+def make_heldout(config: Config, store, tokenizer, eos_id: int):
+    """Held-out text behind the method's own prefix, or None where it is switched off."""
+    from apo.data.heldout import HeldoutText
+    from apo.data.tokenizer import single_id
+    if not config.evaluation.heldout_tokens:
+        return None
+    prefix = config.evaluation.prefix
+    prefix_id = single_id(tokenizer, prefix, "evaluation.prefix") if prefix else None
+    return HeldoutText(store, eos_id, prefix_id, config.data.block_size, config.evaluation.heldout_tokens)
 
 
 def control_tokens(config: Config) -> list[str]:
-    """The method's control tokens: in the data, or in what scenarios start from or ban."""
+    """The method's control tokens; none where data.conditional_training_config has no threshold."""
     conditional = config.data.conditional_training_config
     return [] if conditional.threshold is None else [conditional.aligned_prefix, conditional.misaligned_prefix]
 
@@ -168,8 +191,8 @@ def make_objective(config: Config, store):
     from apo.objectives.base import objectives
     options = {key: value for key, value in config.objective.items() if key != "name"}
     objective = objectives.get(config.objective["name"])(**options)
-    resolved = {name: resolve(getattr(objective, name), store.segment_scores, f"objective.{name}")
-                for name in objective.thresholds if getattr(objective, name) is not None}
+    scores = None if store is None else store.segment_scores_S
+    resolved = {name: resolve(getattr(objective, name), scores, f"objective.{name}") for name in objective.thresholds}
     return replace(objective, **resolved)
 
 
@@ -202,26 +225,15 @@ class ChinchillaLoss:
         return {"chinchilla_loss": 1.69 + 406.4 / self.parameters ** 0.34 + 410.7 / max(tokens, 1) ** 0.28}
 
 
-# ---- the same run or another ------------------------------------------------------------------------------------------
+# ---- the same run or another -----------------------------------------------------------------------------------------
 
 
-def identify(config: Config, scorer: Scorer) -> dict:
+def identify(config: Config, scorer: Scorer | None) -> dict:
     """What makes two runs the same, as far as it is known before anything is loaded: flat, so that it can be shown."""
-    flat = {key: value for key, value in flatten(to_dict(config)).items()
-            if not any(key == name or key.startswith(name + ".") for name in NOT_IDENTITY)}
-    plugins = {f"plugin {name}": provenance.package_sha256(name) for name in config.plugins}
-    return flat | {"scorer fingerprint": scorer.fingerprint()} | plugins
-
-
-def flatten(tree: dict, prefix: str = "") -> dict:
-    """{"a": {"b": 1}} -> {"a.b": 1}; empty maps and lists stay values."""
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+    code = {f"plugin {name}": provenance.package_sha256(name) for name in config.plugins}
+    if scorer is not None:
+        code["scorer"] = scorer.fingerprint()
+    return identity(config) | code
 
 
 def differences(before: dict, after: dict) -> list[str]:
@@ -230,10 +242,10 @@ def differences(before: dict, after: dict) -> list[str]:
             for key in sorted(before.keys() | after.keys()) if before.get(key, absent) != after.get(key, absent)]
 
 
-def _refuse_another_run(run: RunDirectory, identity: dict) -> None:
+def _refuse_another_run(run: RunDirectory, who: dict) -> None:
     manifest = read_json(run.manifest_file)
     if manifest:
-        _refuse(run.path, differences(manifest["identity"], identity))
+        _refuse(run.path, differences(manifest["identity"], who))
         threads = (manifest["hardware"].get("torch_threads"), provenance.hardware()["torch_threads"])
         if threads[0] != threads[1]:
             warn(f"this run was started with {threads[0]} threads and goes on with {threads[1]}: its last digits may "
@@ -247,7 +259,7 @@ def _refuse(path, different: list[str]) -> None:
                        "force=true begins anew and keeps the old one beside it")
 
 
-def new_manifest(run: RunDirectory, config: Config, identity: dict) -> dict:
+def new_manifest(run: RunDirectory, config: Config, who: dict) -> dict:
     """The manifest of a run that begins; one that goes on keeps its own, with the new start added."""
     known = read_json(run.manifest_file)
     start = {"started": now(), "command": command_line(), "git": provenance.git_state(PROJECT)}
@@ -257,7 +269,7 @@ def new_manifest(run: RunDirectory, config: Config, identity: dict) -> dict:
         return known
     write_atomic(run.path / "code.diff", provenance.code_diff(PROJECT))
     return {"command": start["command"], "config_hash": run.path.name.split("-")[0],
-            "identity": identity, "git": start["git"], "packages": provenance.packages(),
+            "identity": who, "git": start["git"], "packages": provenance.packages(),
             "hardware": provenance.hardware(), "environment": provenance.environment(),
             "seeds": {"seed": config.seed, "streams": ["init", "new_tokens", "order", "rows", "control", "dropout",
                                                        "sampling"]},
@@ -271,3 +283,40 @@ def last_metrics(run: RunDirectory) -> dict:
         for line in run.metrics_file.read_text(encoding="utf-8").splitlines():
             metrics |= json.loads(line)
     return metrics
+
+
+# ---- what the command line asks for ----------------------------------------------------------------------------------
+
+
+def dry_run(config: Config) -> None:
+    from apo.dry_run import dry_run as show
+    show(config)
+
+
+def summary(results: list) -> None:
+    """The table at the end of a multirun: every run, every failure.  `results`: (config, outcome or error) pairs."""
+    from rich.console import Console
+    from rich.table import Table
+    table = Table("task", "method", "seed", "state", "score", "bits/byte", "run directory", box=None, pad_edge=False)
+    for config, result in results:
+        run = RunDirectory(run_directory(config))
+        failed = isinstance(result, Exception)
+        metrics = {} if failed else last_metrics(run)
+        state = run.status()["state"] if not failed or run.status()["state"] == "preempted" else "failed"
+        if isinstance(result, RunOutcome) and not result.fresh:
+            state = "done before"
+        table.add_row(config.task, config.method, str(config.seed), state, _shown(metrics, score_key(config)),
+                      _shown(metrics, "heldout/bits_per_byte"), str(run.path))
+    Console(width=None, soft_wrap=True).print(table)
+    for config, result in results:
+        if isinstance(result, Exception):
+            say(f"{config.task} {config.method} seed {config.seed}: {result}")
+
+
+def score_key(config: Config) -> str:
+    """The metric that picks the best checkpoint."""
+    return f"generation/{config.evaluation.best or next(iter(config.evaluation.scenarios), '')}/score"
+
+
+def _shown(metrics: dict, key: str) -> str:
+    return f"{metrics[key]:.4g}" if isinstance(metrics.get(key), float) else "-"

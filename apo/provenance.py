@@ -67,12 +67,14 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def package_sha256(name: str) -> str:
-    """sha256 over the source files of an importable package or module (a plug-in's code is part of a run's identity)."""
+    """sha256 over the source files of an importable package or module: a plug-in's code is part of a run's identity."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         return "unknown"
     root = Path(spec.origin)
-    files = sorted(root.parent.rglob("*.py")) + sorted(root.parent.rglob("*.yaml")) if spec.submodule_search_locations else [root]
+    files = [root]
+    if spec.submodule_search_locations:
+        files = sorted(file for pattern in ("*.py", "*.yaml", "*.yml") for file in root.parent.rglob(pattern))
     digest = hashlib.sha256()
     for file in files:
         digest.update(str(file.relative_to(root.parent)).encode())

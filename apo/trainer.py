@@ -29,7 +29,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from apo import checkpoint as checkpoints
-from apo.callbacks.base import Callback
+from apo.callbacks.base import Callback, Measurement
 from apo.console import Progress, say, warn
 from apo.data.collate import Batch
 from apo.data.sampling import BatchSource
@@ -37,7 +37,7 @@ from apo.errors import Interrupted, NonFiniteLoss, OutOfMemory
 from apo.metrics import running
 from apo.models.policy import Policy
 from apo.objectives.base import Objective
-from apo.rundir import RunDirectory, read_json, write_json
+from apo.rundir import RunDirectory, write_json
 from apo.schema import TrainingConfig
 from apo.seeds import stream_seed
 
@@ -324,7 +324,8 @@ class ScoredTextTrainer(Trainer):
         return self.step * self.tokens_per_step
 
     def _write(self, metrics: dict) -> None:
-        row = {"step": self.step, "num_tokens": self.tokens_seen, **{key: finite(value) for key, value in metrics.items()}}
+        numbers = {key: finite(value) for key, value in metrics.items()}
+        row = {"step": self.step, "num_tokens": self.tokens_seen, **numbers}
         self.run.append(self.run.metrics_file, row)
         for logger in self.loggers:
             logger.log(self.step, row)
@@ -333,24 +334,31 @@ class ScoredTextTrainer(Trainer):
         """Run what is due and has not run at this step; is the policy the best so far?"""
         improved = False
         for callback in self.periodic:
-            if self.progressed.measured.get(callback.name, -1) >= self.step or not callback.due(self.step, self.args.max_steps):
+            measured = self.progressed.measured.get(callback.name, -1) >= self.step
+            if measured or not callback.due(self.step, self.args.max_steps):
                 continue
             with torch.random.fork_rng():
                 measurement = callback.measure(self.policy, self.step, self.args.max_steps, self._check_signal)
-            for name, rows in measurement.samples.items():
-                self.run.write_samples(f"{name}-{self.step:06d}", rows)
-                for logger in self.loggers:
-                    logger.samples(self.step, name, rows)
-            self._write(measurement.metrics)
-            if measurement.timings:
-                self.run.append(self.run.timings_file, {"step": self.step, "phase": callback.name, **measurement.timings})
-            self.progressed.measured[callback.name] = self.step
-            best = measurement.best
-            if best is not None and (self.progressed.best is None or best < self.progressed.best):
-                self.progressed.best, self.progressed.best_step = best, self.step
-                improved = self.step > 0
+            self._record(callback.name, measurement)
+            improved |= self._is_best(measurement.best)
             self._clock = time.monotonic()
-        return improved
+        return improved and self.step > 0
+
+    def _record(self, name: str, measurement: Measurement) -> None:
+        for scenario, rows in measurement.samples.items():
+            self.run.write_samples(f"{scenario}-{self.step:06d}", rows)
+            for logger in self.loggers:
+                logger.samples(self.step, scenario, rows)
+        self._write(measurement.metrics)
+        if measurement.timings:
+            self.run.append(self.run.timings_file, {"step": self.step, "phase": name, **measurement.timings})
+        self.progressed.measured[name] = self.step
+
+    def _is_best(self, best: float | None) -> bool:
+        if best is None or (self.progressed.best is not None and best >= self.progressed.best):
+            return False
+        self.progressed.best, self.progressed.best_step = best, self.step
+        return True
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -456,4 +464,5 @@ def resolve_precision(precision: str) -> str:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error)
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in said or "out of memory" in said

@@ -38,7 +38,7 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise ConfigError("logger.tensorboard=true needs the package tensorboard: pip install tensorboard") from error
+            raise ConfigError("logger.tensorboard=true needs a package: pip install tensorboard") from error
         self.writer = SummaryWriter(str(run.path / "tensorboard"))
 
     def log(self, step: int, row: dict) -> None:

@@ -143,8 +143,8 @@ def add_token_rows(model, new_ids: list[int], noise: float, seed: int) -> None:
     if max(new_ids) >= vocabulary:
         model.resize_token_embeddings(max(new_ids) + 1, mean_resizing=False)
     generator = torch.Generator().manual_seed(stream_seed(seed, "new_tokens"))
-    matrices = {id(layer.weight): layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
-    for weight in matrices.values():
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    for weight in {id(layer.weight): layer.weight for layer in layers}.values():
         drawn = noise * torch.randn((len(new_ids), weight.shape[1]), generator=generator)
         weight[new_ids] = weight[old].mean(0, keepdim=True) + drawn.to(weight)
 

@@ -34,8 +34,9 @@ class Reduced:
 
 
 def reduce_vocabulary(head: Callable, vocabulary: int, hidden_ND: torch.Tensor, targets_N: torch.Tensor,
-                      want: tuple[str, ...] = (), other: tuple[Callable, torch.Tensor] | None = None) -> Reduced:
-    """`head(hidden)`, [N, vocabulary], reduced at `targets`; `other` = (head, hidden) of the policy `kl` is taken to."""
+                      want: tuple[str, ...] = (),
+                      other: tuple[Callable, torch.Tensor] | None = None) -> Reduced:
+    """`head(hidden)`, [N, vocabulary], reduced at `targets`; `other` = (head, hidden) of the policy that `kl` is to."""
     rows = max(1, KEEP // vocabulary)
     parts = []
     for start in range(0, max(len(targets_N), 1), rows):

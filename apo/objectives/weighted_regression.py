@@ -18,7 +18,8 @@ from apo.lazy import torch
 from apo.metrics import running
 from apo.objectives.base import Loss, Needs, Objective, objectives
 
-WEIGHT_BINS = (0.0, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.5, 2.0, 3.0, 10.0, 100.0, 1e4)
+WEIGHT_BINS = (0.0, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.5, 2.0, 3.0, 10.0, 100.0,
+               1e4)
 VALUE_BINS = tuple(-1 + 0.05 * i for i in range(21))
 
 

@@ -105,7 +105,8 @@ def test_no_full_precision_copy_of_the_logits(policy, monkeypatch):
 def test_other_architectures(architecture, options):
     from transformers import AutoConfig, AutoModelForCausalLM
     torch.manual_seed(0)
-    config = AutoConfig.for_model(architecture, vocab_size=260, bos_token_id=0, eos_token_id=0, pad_token_id=0, **options)
+    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    config = AutoConfig.for_model(architecture, vocab_size=260, **ids, **options)
     policy = Policy(AutoModelForCausalLM.from_config(config)).eval()
     policy.check_head()
     batch = make_batch()

@@ -1,0 +1,133 @@
+"""What a run would be, without starting it: resolved config, sizes, steps, memory and time.  Opens no connection.
+
+What cannot be known without the network is marked `unknown` with the reason, never guessed.  Memory and time are
+estimates and say what they rest on.
+"""
+
+import time
+from dataclasses import dataclass
+
+from apo.config import run_directory, to_yaml
+from apo.console import duration
+from apo.errors import ConfigError, ModelError, UserError
+from apo.schema import Config
+
+ADAM_BYTES = 16
+"""Per parameter: weight, gradient and two moments, fp32."""
+ACTIVATION_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+ACTIVATIONS_PER_WIDTH = 34
+"""Numbers kept per token, layer and unit of width (Korthikanti et al. 2022, eq. 2, without the attention matrix)."""
+UTILISATION = 0.4
+"""Share of the measured matmul rate that training reaches; ours lie between 0.3 and 0.6."""
+
+
+@dataclass
+class Shape:
+    parameters: int
+    layers: int
+    width: int
+    vocabulary: int
+
+
+def dry_run(config: Config) -> None:
+    print(to_yaml(config), end="")                                          # noqa: T201
+    print("---")                                                            # noqa: T201
+    for name, value in facts(config).items():
+        print(f"{name:<22} {value}")                                        # noqa: T201
+
+
+def facts(config: Config) -> dict[str, str]:
+    """Name -> what is known, in the order it is printed."""
+    training, data = config.training, config.data
+    tokens_per_step = training.effective_batch_size * data.block_size
+    size = _data_size(config)
+    steps = _steps(config)
+    shape, why = _shape(config)
+    lines = {
+        "run directory": str(run_directory(config)),
+        "documents": size["documents"],
+        "bytes of text": size["bytes"],
+        "tokens per step": f"{tokens_per_step:,} = {training.effective_batch_size} rows x {data.block_size} tokens",
+        "optimiser steps": f"{steps:,}" if steps else "unknown: epochs need the data's size in tokens",
+        "training tokens": f"{steps * tokens_per_step:,}" if steps else "unknown",
+        "forward passes a step": f"{-(-training.effective_batch_size // training.per_device_train_batch_size)} of "
+                                 f"{training.per_device_train_batch_size} rows (on one device)",
+        "parameters": f"{shape.parameters:,}" if shape else f"unknown: {why}",
+    }
+    return lines | _estimates(config, shape, steps, tokens_per_step)
+
+
+def _steps(config: Config) -> int | None:
+    from apo.experiment import training_steps
+    if config.training.num_tokens is None and config.training.max_steps is None:
+        return None
+    return training_steps(config, None)
+
+
+def _data_size(config: Config) -> dict[str, str]:
+    from apo.data.sources.base import sources
+    try:
+        size = sources.get(config.data.source)(config.data).size()
+    except UserError as error:
+        raise ConfigError(str(error)) from error
+    unknown = "unknown without the network" if config.data.source == "hub" else "unknown before it is read"
+    limit = config.data.max_documents
+    documents = size.documents if limit is None or size.documents is None else min(limit, size.documents)
+    return {"documents": f"{documents:,}" if documents is not None else unknown,
+            "bytes": f"{size.bytes:,}" + (" before data.max_documents" if limit else "") if size.bytes else unknown}
+
+
+def _shape(config: Config) -> tuple[Shape | None, str]:
+    """The model's size from its config alone, or why it is not known."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from apo.models.load import model_shape
+    model = config.model
+    try:
+        if model.name is None:
+            shape = model_shape(model, model.vocab_size, config.data.block_size)
+        else:
+            shape = AutoConfig.from_pretrained(model.name, revision=model.revision, local_files_only=True)
+    except (OSError, ValueError):
+        return None, f"the config of {model.name} is not in the local cache"
+    except ModelError:
+        raise
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(shape).parameters())
+    text = shape.get_text_config()
+    return Shape(parameters, text.num_hidden_layers, text.hidden_size, text.vocab_size), ""
+
+
+def _estimates(config: Config, shape: Shape | None, steps: int | None, tokens_per_step: int) -> dict[str, str]:
+    if shape is None:
+        return dict.fromkeys(("memory", "training time"), "unknown: follows from the parameters")
+    from apo.trainer import resolve_precision
+    precision = resolve_precision(config.training.precision)
+    rows = min(config.training.per_device_train_batch_size, config.training.effective_batch_size)
+    per_token = ACTIVATION_BYTES[precision] * (ACTIVATIONS_PER_WIDTH * shape.layers * shape.width + shape.vocabulary)
+    memory = ADAM_BYTES * shape.parameters + rows * config.data.block_size * per_token
+    lines = {"memory": f"about {memory / 2**30:.2f} GiB (weights, gradients, moments; activations of {rows} rows)"}
+    rate = matmul_rate(precision)
+    lines["matmul rate here"] = f"{rate / 1e9:,.0f} GFLOP/s ({precision}, measured)"
+    if steps:
+        seconds = 6 * shape.parameters * steps * tokens_per_step / (rate * UTILISATION)
+        lines["training time"] = f"about {duration(seconds)} on this machine, without evaluation"
+    return lines
+
+
+def matmul_rate(precision: str, size: int = 1024, seconds: float = 0.3) -> float:
+    """FLOP/s of a square matrix product on the device that would train."""
+    import torch
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    size *= 8 if device == "cuda" else 1
+    a = torch.randn(size, size, device=device, dtype=kind)
+    wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
+    (a @ a), wait()
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        a @ a
+        wait()
+        done += 1
+    return done * 2 * size ** 3 / (time.perf_counter() - start)
