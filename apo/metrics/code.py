@@ -57,7 +57,7 @@ def begins_program(text: str) -> bool:
 
 
 def _syntax_error(text: str, flags: int) -> str | None:
-    """The parser's complaint, or None.  Null bytes, lone surrogates and nesting too deep for the parser complain too."""
+    """The parser's complaint, or None.  Null bytes, lone surrogates and too deep nesting are complaints too."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -9,8 +9,8 @@ counted), so the library's checker runs unchanged; what is ours is the way aroun
 * Lines end where Python's tokenizer says they end (\\n, \\r\\n, \\r), not where `str.splitlines` does (form feeds and
   Unicode separators too): the result is that of checking a file with this content.
 * Text from a weak model can be anything.  Code that does not tokenize is E901, as pycodestyle reports it.  Where the
-  checker itself fails (it indexes past odd tokens), what it has found so far counts, plus one E901 on the line it had
-  reached: such text is never better than broken code, and no text can stop a run.
+  checker itself fails (it indexes past odd tokens), what it has found so far counts, and an E901 on the line it had
+  reached unless there is one: such text is never better than broken code, and no text can stop a run.
 * Some of its patterns take quadratic time in a run of blanks between two tokens (100,000 of them: three minutes).
   Such runs are cut to 1,000, which changes no count: a run is one violation however long it is.
 * pycodestyle does not parse: code that tokenizes but has no meaning (`x = = 1`) gets only its style violations.  The
@@ -88,7 +88,8 @@ class PEP8Scorer(Scorer):
         try:
             checker.check_all()
         except Exception:  # whatever goes wrong inside says that the text is odd, not that the program is
-            report.error(checker.line_number, 0, "E901 pycodestyle failed", None)
+            if "E901" not in (code for code, _, _ in report.errors):
+                report.error(checker.line_number, 0, "E901 pycodestyle failed", None)
         if not report.errors:
             return []
         starts = list(accumulate(map(len, io.StringIO(text, newline="").readlines()), initial=0))[:-1]
