@@ -118,8 +118,8 @@ class StreamedRows(BatchSource):
         """Estimated within a window, from its own documents."""
         if self.row:
             self._fill()
-        before = self.start["documents"]
-        return before + round((self.reader.documents - before) * self.row / self.window_rows)
+        before = self.start["seen"]
+        return before + round((self.reader.documents_seen - before) * self.row / self.window_rows)
 
     @property
     def epoch(self) -> float:
@@ -157,7 +157,13 @@ class TokenReader:
 
     def state_dict(self) -> dict[str, Any]:
         return {"source": self.before, "batch": self.batch, "used": self.used, "epoch": self.epoch_before,
-                "documents": self.documents_before}
+                "documents": self.documents_before, "seen": self.documents_seen}
+
+    @property
+    def documents_seen(self) -> int:
+        """Documents up to the cursor; within a batch, in proportion to its tokens."""
+        share = self.used / len(self.tokens[0]) if self.tokens is not None else 0
+        return self.documents_before + round((self.documents - self.documents_before) * share)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.source.load_state_dict(state["source"])

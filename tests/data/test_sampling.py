@@ -49,7 +49,7 @@ def epoch_by_hand(documents, view, seed, epoch):
 
 def rows_by_hand(documents, view, seed):
     """Rows in the order they are served, without end."""
-    pairs, epoch, start = [], 0, 0
+    pairs, epoch = [], 0
     while True:
         first = -(-len(pairs) // BLOCK)
         pairs += epoch_by_hand(documents, view, seed, epoch)

@@ -244,7 +244,9 @@ def _kind(value: Any) -> str:
         return "nothing (null)"
     if isinstance(value, str):
         return f'the text "{value[:30]}"' if value else "an empty text"
-    return f"a {type(value).__name__}"
+    if isinstance(value, bool | int | float):
+        return f"the {'truth value' if isinstance(value, bool) else 'number'} {value}"
+    return "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else type(value).__name__
 
 
 def _listed(names: Iterable[str]) -> str:

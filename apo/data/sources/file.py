@@ -111,9 +111,9 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 def _parse(line: str) -> dict[str, Any] | BadRow:
     try:
-        row = json.loads(line)
+        row = json.loads(line.rstrip("\r\n"))
     except json.JSONDecodeError as error:
-        return BadRow(f"not JSON ({error.msg} at character {error.colno})")
+        return BadRow(f"not JSON ({error.msg} at character {error.pos + 1})")
     except RecursionError:
         return BadRow("not JSON that can be read (nested too deeply)")
     return row if isinstance(row, dict) else BadRow(f"a JSON {type(row).__name__}, not an object {{...}}")
