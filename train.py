@@ -1,4 +1,4 @@
-"""Train a language model on scored text: `python train.py --task pep8 --method conditional`; `--help` lists the rest."""
+"""Train a language model on scored text: `python train.py --task pep8 --method conditional`; see also `--help`."""
 
 from apo.launch import main
 

@@ -8,8 +8,9 @@ by pydantic, one option at a time, so that the wording of every message is ours.
 import dataclasses
 import types
 import typing
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Any, Callable, Literal
 
 from apo.errors import UserError, nearest
@@ -18,6 +19,7 @@ from apo.ranges import RANGES, out_of_range
 from apo.schema import Config
 
 MISSING = "???"
+"""Hydra's word for a value that a group leaves to the user; here also for one that is wrong."""
 RENAMED = {
     "dataset": "data", "dataset.datasets": "data.path", "dataset.is_split_by_sentences": "data.segment_by",
     "dataset.filter_threshold": "data.filter_threshold", "dataset.skip_tokens": "training.tokens_already_seen",
@@ -28,7 +30,8 @@ RENAMED = {
     "generation.every_n_steps": "evaluation.every_n_steps", "generation.batch_size": "evaluation.batch_size",
     "generation.force_call_on": "evaluation.on_steps",
     "kl_gpt3_callback": "evaluation, which measures bits per byte on held-out text instead",
-    "model.path_or_name": "model.name", "model.gpt2_config_kwargs": "model.config", "model.model_kwargs": "model.config",
+    "model.path_or_name": "model.name", "model.gpt2_config_kwargs": "model.config",
+    "model.model_kwargs": "model.config",
     "training.fp16": "training.precision=fp16", "training.bf16": "training.precision=bf16", "training.seed": "seed",
     "training.output_dir": "output_dir", "training.run_name": "name", "training.num_train_steps": "training.max_steps",
     "training.gradient_accumulation_steps": "training.effective_batch_size",
@@ -85,10 +88,6 @@ class Checker:
 
     def value(self, hint: Any, value: Any, path: str, limits=None) -> Any:
         """The typed value, or MISSING where there is none or it is wrong."""
-        if value == MISSING:
-            if not self.partial:
-                self.complain(path, "must be given")
-            return MISSING
         if dataclasses.is_dataclass(hint):
             return self.node(hint, value, path)
         if typing.get_origin(hint) is dict and path in MAPS:
@@ -104,6 +103,10 @@ class Checker:
         return {name: item for name, item in made.items() if item is not MISSING}
 
     def leaf(self, hint: Any, value: Any, path: str, limits=None) -> Any:
+        if value == MISSING:
+            if not self.partial:
+                self.complain(path, "must be given")
+            return MISSING
         try:
             made = adapter(hint).validate_python(relaxed(hint, value))
             if made == {} and keys_named(hint):
@@ -126,7 +129,10 @@ class Checker:
         if not isinstance(name, str):
             self.complain(f"{node}.name", "must be given" if name is None else f"expected text, got {shown(name)}")
             return {}
-        return {"name": name} | self.options(node, name, options, node)
+        made = self.options(node, name, options, node)
+        with suppress(UserError):
+            name = option_class(node, name).name or name
+        return {"name": name} | made
 
     def options(self, kind: str, name: str, options: dict[str, Any], path: str) -> dict[str, Any]:
         try:
@@ -164,7 +170,7 @@ MAPS = ("evaluation.scenarios", "evaluation.metrics")
 # ---- types -----------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=None)
+@cache
 def hints_of(cls: type) -> dict[str, Any]:
     """Types of a dataclass's fields, in their order."""
     try:
@@ -178,7 +184,7 @@ def _names(cls: type) -> list[str]:
     return list(hints_of(cls))
 
 
-@lru_cache(maxsize=None)
+@cache
 def adapter(hint: Any):
     from pydantic import ConfigDict, TypeAdapter
     return TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True))
@@ -241,7 +247,7 @@ def shown(value: Any) -> str:
 # ---- names -----------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=None)
+@cache
 def all_paths() -> tuple[str, ...]:
     """Every option of the schema and every node above it."""
     paths = [path for path, _ in leaves(to_dict(Config()))]

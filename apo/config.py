@@ -369,7 +369,7 @@ def _arguments(words: list[str]):
 
 
 def enter_hydra(words: list[str], task: Callable[[Any], Any]) -> None:
-    """Runs `task` on what Hydra composes from these arguments.  `task` must be importable: launchers pickle its name."""
+    """Runs `task` on what Hydra composes from these arguments.  `task` is importable: launchers pickle its name."""
     import hydra
     store_schema()
     with _arguments(words):

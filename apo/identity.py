@@ -69,7 +69,7 @@ def changes(config: Config) -> dict[str, Any]:
     for node in ("objective", "scorer"):
         if tree[node].get("name"):
             base |= dict(leaves(defaults_of(option_class(node, tree[node]["name"])), f"{node}."))
-    for name, options in tree["evaluation"]["metrics"].items():
+    for name in tree["evaluation"]["metrics"]:
         prefix = f"evaluation.metrics.{name}"
         flat |= {prefix: {}}
         base |= dict(leaves(defaults_of(option_class("metric", name)), prefix + "."))

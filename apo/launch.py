@@ -10,12 +10,12 @@ import os
 import sys
 import tempfile
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Sequence
 
 from apo.cli import Request, help_text, list_lines, parse_arguments
 from apo.console import say
-from apo.errors import ConfigError, Interrupted, UserError
+from apo.errors import Interrupted, UserError
 from apo.schema import Config
 
 EXPERIMENT = "apo.experiment"
@@ -72,7 +72,9 @@ def run(plan, request: Request) -> int:
     flags = ["-m"] if plan.multirun else []
     with sweep_folder(plan, request) as folder:
         for batch in plan.batches:
-            enter_hydra([*flags, *batch, *folder], job)
+            # A launcher that breaks (a worker killed) makes Hydra leave; what its runs came to is in their directories.
+            with suppress(SystemExit):
+                enter_hydra([*flags, *batch, *folder], job)
     results = [(config, result_of(config)) for config in plan.configs]
     if plan.multirun:
         experiment().summary(results)

@@ -121,7 +121,8 @@ def _data(config: Config) -> Iterator[tuple[str, str]]:
     from apo.data.sources.base import sources
     data, conditional = config.data, config.data.conditional_training_config
     if data.source not in sources:
-        yield "data.source", f'no source "{data.source}".{nearest(data.source, sources)} There are: {", ".join(sources)}'
+        yield "data.source", (f'no source "{data.source}".{nearest(data.source, sources)} '
+                              f"There are: {', '.join(sources)}")
     if data.source in ("file", "hub") and not data.path:
         yield "data.path", "missing: " + (
             "your own text, data.path=mine.jsonl (JSONL, Parquet or CSV, also .gz), with a score in every row or "
@@ -142,6 +143,9 @@ def _model(config: Config) -> Iterator[tuple[str, str]]:
     model = config.model
     if model.from_scratch and model.name is None:
         yield "model.from_scratch", "needs model.name, whose architecture it takes; a fresh model has model.config"
+    elif model.name is None and not model.config:
+        yield "model.name", ("missing: a name on the hub or a directory (model=hub model.name=gpt2), or the size of a "
+                             "fresh model in model.config")
 
 
 def _evaluation(config: Config) -> Iterator[tuple[str, str]]:

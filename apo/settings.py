@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
 
 from apo.cli import Argument, Request, found, names_in, quoted
-from apo.errors import UserError, nearest
+from apo.errors import ConfigError, nearest
 from apo.identity import leaves
 from apo.ranges import BUDGETS
 from apo.registry import canonical
@@ -80,7 +80,7 @@ class Reader:
     parse: Callable[[str, str], list[str]]
     """(key, text) -> the values; raises ValueError saying why not."""
     load: Callable[[Path], Any]
-    """A YAML file's content; raises UserError."""
+    """A YAML file's content; raises ConfigError."""
     problems: list[str] = field(default_factory=list)
     plugins: list[str] = field(default_factory=list)
     unknown_groups: bool = False
@@ -104,8 +104,8 @@ class Reader:
             return []
         try:
             tree = self.load(Path(name))
-        except UserError as error:
-            self.problems.append(str(error))
+        except ConfigError as error:
+            self.problems += error.problems
             return []
         if not isinstance(tree, dict):
             self.problems.append(f"{name}: expected options (training:, data:, ...), got {type(tree).__name__}")
@@ -113,7 +113,7 @@ class Reader:
         plugins = tree.pop("plugins", None) or []
         self.plugins += names_in(plugins) if isinstance(plugins, str) else [str(plugin) for plugin in plugins]
         if "defaults" in tree:
-            self.problems.append(f"{name}: defaults: a file of yours names what it builds on with task:, method:, scale:")
+            self.problems.append(f"{name}: defaults: a file names what it builds on with task:, method: and scale:")
             tree.pop("defaults")
         if group not in tree and group == "task":
             tree["task"] = "custom"
@@ -145,6 +145,10 @@ class Reader:
             return [Setting(key, (value,), origin, "native")]
         if "@" in key or "/" in key or not key:
             self.problems.append(f"{argument.text}: not an option; options are written key=value ({origin})")
+            return []
+        if key.partition(".")[0] == "sizes":
+            self.problems.append(f"{key}: what a scale hands to scenarios, no option of a run; set it for each under "
+                                 f"evaluation.scenarios.NAME ({origin})")
             return []
         if key == "logger" and not value.startswith("{"):
             return self.loggers(value, origin, sweep)
