@@ -53,7 +53,10 @@ def relative(path: Path) -> str:
 
 
 def imported_names(node: ast.AST, path: Path) -> list[str]:
-    """Full module names of an import statement; `from apo import data` gives `apo.data`."""
+    """Full module names of an import statement; `from apo import data` gives `apo.data`.  A text that is the name of a
+    module of ours counts too: it is there to be imported by importlib."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"apo(\.\w+)+", node.value):
+        return [node.value] if ROOT.joinpath(*node.value.split(".")).with_suffix(".py").is_file() else []
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if not isinstance(node, ast.ImportFrom):
@@ -81,8 +84,8 @@ def walk(node: ast.AST, at_top: bool = True):
 
 @cache
 def imports(path: Path) -> tuple[Import, ...]:
-    return tuple(Import(relative(path), node.lineno, name, at_top)
-                 for node, at_top in walk(tree(path)) for name in imported_names(node, path))
+    return tuple(dict.fromkeys(Import(relative(path), node.lineno, name, at_top)
+                               for node, at_top in walk(tree(path)) for name in imported_names(node, path)))
 
 
 # --------------------------------------------------------------------------------------------------------- the drawing
@@ -186,11 +189,12 @@ def test_the_parser_sees_wrong_imports(tmp_path, monkeypatch):
     (tmp_path / "apo/objectives/base.py").write_text("")
     (tmp_path / "apo/data/a.py").write_text("def f():\n    from apo.objectives import base\n")
     (tmp_path / "apo/data/b.py").write_text("from ..objectives.base import X\n")
+    (tmp_path / "apo/data/c.py").write_text("import importlib\nimportlib.import_module('apo.objectives.base')\n")
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     text = '```mermaid\ngraph TD\n  data["apo/data/"]\n  objectives["apo/objectives/"]\n  objectives --> data\n```'
     found = crossings(parse_drawing(text))
     assert {(item.file, item.line, item.at_top) for item in found.pop(("data", "objectives"))} == {
-        ("apo/data/a.py", 2, False), ("apo/data/b.py", 1, True)}
+        ("apo/data/a.py", 2, False), ("apo/data/b.py", 1, True), ("apo/data/c.py", 2, True)}
     assert not found
 
 
