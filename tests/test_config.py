@@ -1,4 +1,4 @@
-"""The config: what composes, what it composes to, what is refused and how, and what names a run.
+"""The config: what composes, what it composes to, what is accepted.  What is refused: test_config_mistakes.py.
 
 The resolved configs are kept in tests/golden, one file per task and scale, as what differs from the defaults; after a
 change that is meant, `APO_UPDATE_GOLDEN=1 pytest tests/test_config.py` writes them anew, and the diff is the review.
@@ -15,7 +15,7 @@ import yaml
 
 from apo import cli
 from apo.check import NEEDLESS, RENAMED, all_paths, described, relaxed
-from apo.config import config_from_file, config_hash, load_config, make_plan, override, run_directory, to_dict, to_yaml
+from apo.config import config_hash, load_config, make_plan, run_directory, to_dict
 from apo.errors import ConfigError
 from apo.identity import changes, leaves
 from apo.ranges import RANGES, SCHEDULERS
@@ -29,12 +29,6 @@ PEP8 = ("task=pep8", "method=mle")
 
 def needed(task: str) -> list[str]:
     return ["data.path=mine.jsonl"] if task == "custom" else []
-
-
-def problems(*overrides: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        load_config(overrides)
-    return caught.value.problems
 
 
 def plan(*words: str):
@@ -142,166 +136,6 @@ def test_schedules_are_those_of_transformers():
     source = (Path(folder) / "trainer_utils.py").read_text(encoding="utf-8")
     block = re.search(r"class SchedulerType\(.*?(?=^class )", source, re.S | re.M)[0]
     assert set(SCHEDULERS) <= set(re.findall(r'= "(\w+)"', block))
-
-
-# --------------------------------------------------------------------------------------------------- what is refused
-
-@pytest.mark.parametrize("spelling", ["training.learnig_rate=1", "+training.learnig_rate=1",
-                                      "++training.learnig_rate=1"])
-def test_a_misspelt_key_is_refused_in_every_spelling(spelling):
-    [problem] = problems(*PEP8, spelling)
-    assert 'Did you mean "training.learning_rate"?' in problem and "command line" in problem
-
-
-def test_a_misspelt_key_in_a_file_names_the_file(tmp_path):
-    file = tmp_path / "mine.yml"
-    file.write_text("task: pep8\ntraining: {learnig_rate: 1.0e-3}\ndata: {block_size: big}\n")
-    first, second = problems(f"task={file}", "method=mle")
-    assert f'({file})' in first and 'Did you mean "training.learning_rate"?' in first
-    assert f"data.block_size: expected a whole number, got 'big' ({file})" == second
-
-
-def test_a_misspelt_key_of_a_group_names_its_file(tmp_path, monkeypatch):
-    package(tmp_path, monkeypatch, "typo_plugin", {"task/typo_task.yaml": "# @package _global_\ndata: {sorce: stdlib}"})
-    [problem] = problems("plugins=[typo_plugin]", "task=typo_task", "method=mle", "data.path=x")
-    assert 'data.sorce: no such option. Did you mean "data.source"?' in problem and "typo_task.yaml" in problem
-
-
-@pytest.mark.parametrize("given, said", [
-    ("training.learning_rate=abc", "training.learning_rate: expected a number, got 'abc' (command line)"),
-    ("training.learning_rate=true", "training.learning_rate: expected a number, got true (command line)"),
-    ("training.learning_rate=nan", "training.learning_rate: expected a number, got nan (command line)"),
-    ("training.learning_rate=0", "training.learning_rate: must be above 0, got 0 (command line)"),
-    ("training.max_steps=1.5", "training.max_steps: expected a whole number or null, got 1.5 (command line)"),
-    ("training.precision=fp8", "expected auto or fp32 or bf16 or fp16, got 'fp8'"),
-    ("training.lr_scheduler_type=cosin", 'no schedule "cosin". Did you mean "cosine"?'),
-    ("training.num_train_epochs=1 training.max_steps=5", "exactly one of num_tokens, max_steps, num_train_epochs"),
-    ("training.num_tokens=null", "exactly one of num_tokens, max_steps, num_train_epochs sets the budget; none is set"),
-    ("training.per_device_train_batch_size=3", "must divide training.effective_batch_size=16, got 3; 2 and 4 do"),
-    ("training.tokens_already_seen=2e6", "must be less than training.num_tokens=1.5e+06"),
-    ("training=5", "training: expected a mapping with effective_batch_size"),
-    ("data.filter_threshold.percentile=101", "a percentile must be at least 0 and at most 100"),
-    ("data.filter_threshold={}", "expected a number, {percentile: a number} or null, got {}"),
-    ("data.eval_fraction=1", "must be at least 0 and below 1, got 1"),
-    ("data.source=stdlb", 'no source "stdlb". Did you mean "stdlib"?'),
-    ("data.source=file", "data.path: missing: your own text, data.path=mine.jsonl"),
-    ("data.segment_by=sentence", "expected document or line, got 'sentence'"),
-    ("model=hub", "model.name: missing: a name on the hub"),
-    ("model=hubb", 'unknown model "hubb" (command line). Did you mean "hub"?'),
-    ("model.from_scratch=true", "needs model.name"),
-    ("model.vocab_size=100", "must be at least 257, got 100"),
-    ("objective.name=awrr", 'unknown objective "awrr". Did you mean "awr"?'),
-    ("objective.alpha=1", 'no option of objective "mle", which has none.'),
-    ("scorer.max_line_lenght=1", 'Did you mean "max_line_length"?'),
-    ("scorer=pep9", 'unknown scorer "pep9". Did you mean "pep8"?'),
-    ("evaluation.metrics.lenght={}", 'unknown metric "lenght". Did you mean "length"?'),
-    ("evaluation.metrics.self_bleu.m=4", 'no option of metric "self_bleu", which has n, references'),
-    ("evaluation.scenarios.functions.num_sample=4", "evaluation.scenarios.functions.num_samples"),
-    ("evaluation.scenarios.functions.num_samples=0", "must be at least 1, got 0"),
-    ("evaluation.scenarios.functions.generation.top_p=1.5", "must be above 0 and at most 1, got 1.5"),
-    ("evaluation.scenarios.functions.generation.min_new_tokens=999", "must be at most max_new_tokens=128, got 999"),
-    ("evaluation.best=function", 'no scenario "function". Did you mean "functions"?'),
-    ("evaluation.prefix=<|aligned|>", "data.conditional_training_config.threshold: missing"),
-    ("logger=wandbb", 'unknown logger "wandbb" (command line). Did you mean "wandb"?'),
-    ("logger=wandb,tensorboard", "logger=[wandb,tensorboard]"),
-    ("tags=[1", "is neither a list, a mapping nor a quoted text"),
-    ("seed=-1", "seed: must be at least 0"),
-    ("seed=", "an empty sweep"),
-    ("seed=range(3,3)", "an empty sweep"),
-    ("method=glob(x*)", "an empty sweep"),
-    ("seed=1,2", "make 2 configs, not one"),
-    ("training.learning_rate=1e-3,1e-4", "add --sweep"),
-    ("block_size=4", 'Did you mean "data.block_size"?'),
-    ("sizes.num_samples=4", "evaluation.scenarios.NAME"),
-    ("training.fp16=true", "here it is training.precision=fp16"),
-    ("training.push_to_hub=true", "not needed here, leave it out"),
-    ("~evaluation.scenarios.functios", 'nothing of that name to delete. Did you mean "functions"?'),
-    ("data.path=${nothing.here}", "nothing.here"),
-    ("foo", '"foo": options are written key=value'),
-    ("--resume", 'unknown flag "--resume".'),
-    ("--outputdir=x", 'Did you mean "--output-dir"?'),
-    ("--task", "--task needs a value"),
-    ("--plugins=no_such_package", 'plugins: there is no package "no_such_package"'),
-])
-def test_mistakes_are_told(given, said):
-    assert any(said in problem for problem in problems(*PEP8, *given.split(" ")))
-
-
-def test_all_mistakes_at_once():
-    found = problems("task=pep8", "method=awr", "+training.learnig_rate=1", "objective.bta=2", "data.block_size=x",
-                     "--frce", "scorer.select=3.5", "evaluation.best=nothing")
-    assert len(found) == 6
-
-
-def test_mistakes_are_told_where_the_task_is_wrong_too():
-    found = problems("task=pepp8", "method=mle", "training.learnig_rate=1", "objective.beta=x", "data.block_size=x")
-    assert len(found) == 3 and found[0].startswith('unknown task "pepp8" (command line). Did you mean "pep8"?')
-
-
-def test_without_task_and_method_they_are_listed():
-    first, second = problems()
-    assert "custom" in first and "pep8" in first and "conditional" in second
-
-
-def test_custom_with_nothing_else_says_what_it_needs():
-    [problem] = problems("task=custom", "method=mle")
-    assert "data.path" in problem and "scorer=" in problem
-
-
-def test_conditional_training_needs_its_tokens():
-    [problem] = problems("task=pep8", "method=conditional", "data.conditional_training_config.misaligned_prefix=''")
-    assert "two different control tokens" in problem
-
-
-def test_phf_nodes_are_named(tmp_path):
-    file = tmp_path / "pretrain.yml"
-    file.write_text("""
-dataset:
-  datasets: [tomekkorbak/detoxify-pile-chunk3-0-50000]
-  is_split_by_sentences: true
-tokenizer: {path_or_name: gpt2}
-model:
-  from_scratch: true
-  path_or_name: gpt2
-  gpt2_config_kwargs: {reorder_and_upcast_attn: true, scale_attn_by: true}
-generation:
-  scenario_configs:
-    - {name: unconditional, num_samples: 2048, generate_kwargs: {do_sample: true, max_length: 128}}
-kl_gpt3_callback: {num_samples: 4096}
-training:
-  num_tokens: 3.3E+9
-  effective_batch_size: 64
-  fp16: true
-  output_dir: training_output
-""")
-    text = "\n".join(problems(f"task={file}", "method=mle"))
-    for theirs, ours in {"dataset": "data", "datasets": "data.path", "tokenizer": "model.tokenizer",
-                         "generation": "evaluation.scenarios", "kl_gpt3_callback": "evaluation",
-                         "model.path_or_name": "model.name", "training.fp16": "training.precision=fp16",
-                         "training.output_dir": "output_dir"}.items():
-        assert re.search(rf"\b{re.escape(theirs)}: .*{re.escape(ours)}", text), theirs
-    assert "num_tokens" not in text and "effective_batch_size" not in text
-
-
-@pytest.mark.parametrize("text, said", [
-    ("a: [1", "line 2: not YAML"), ("a: 1\na: 2\n", "duplicate"), ("- 1\n", "expected options"),
-    ("defaults: [x]\n", "task:, method: and scale:"),
-])
-def test_files_that_are_no_configs(tmp_path, text, said):
-    file = tmp_path / "mine.yml"
-    file.write_text(text + "\n")
-    assert any(said in problem and str(file) in problem for problem in problems(f"task={file}", "method=mle"))
-
-
-def test_a_file_that_is_not_there_and_files_in_a_sweep():
-    assert problems("task=nowhere/mine.yml", "method=mle")[0] == "nowhere/mine.yml: there is no such file"
-    assert "one by one" in problems("task=a.yml,b.yml", "method=mle")[0]
-
-
-def test_a_method_file_says_what_it_builds_on(tmp_path):
-    file = tmp_path / "m.yml"
-    file.write_text("objective: {alpha: 0.1}\n")
-    assert "add a line `method: NAME`" in problems("task=pep8", f"method={file}")[0]
 
 
 # ---------------------------------------------------------------------------------------------------- what is accepted
@@ -423,139 +257,6 @@ def test_a_swept_option_that_every_method_lacks_is_a_mistake():
     with pytest.raises(ConfigError) as caught:
         plan("task=pep8", "method=mle,unlikelihood", "objective.alhpa=.1,.3", "--sweep")
     assert len(caught.value.problems) == 2
-
-
-# -------------------------------------------------------------------------------------------------------- names of runs
-
-def test_the_hash_does_not_depend_on_order_spelling_or_what_is_outside():
-    base = [*PEP8, "method=awr"]
-    hashes = {config_hash(load_config(words)) for words in (
-        [*base, "objective.beta=0.3", "data.block_size=64"],
-        ["data.block_size=64", "objective.beta=0.30", *base],
-        [*base, "++objective.beta=3e-1", "+data.block_size=64.0"],
-        [*base, "objective.beta=0.3", "data.block_size=64", "--offline", "--force", "name=x", "logger=wandb",
-         "output_dir=elsewhere", "training.per_device_train_batch_size=4", "evaluation.batch_size=3", "seed=7"],
-        [*base, "objective.beta=0.3", "data.block_size=64", "objective.is_detached=false", "training.adam_beta1=0.9"],
-    )}
-    assert len(hashes) == 1 and re.fullmatch("[0-9a-f]{8}", hashes.pop())
-
-
-@pytest.mark.parametrize("change", ["objective.beta=0.4", "training.adam_beta1=0.8", "scorer.max_line_length=80",
-                                    "evaluation.scenarios.other={}", "evaluation.metrics.length=null",
-                                    "evaluation.metrics.distinct_n.ns=[1]", "model.config.num_hidden_layers=3"])
-def test_the_hash_depends_on_what_makes_another_run(change):
-    base = ["task=pep8", "method=awr"]
-    assert config_hash(load_config(base)) != config_hash(load_config([*base, change]))
-
-
-def test_a_new_option_with_a_default_renames_nothing(monkeypatch):
-    from apo.objectives.weighted_regression import AWR
-    config = load_config(["task=pep8", "method=awr"])
-    before = config_hash(config)
-
-    @dataclasses.dataclass
-    class Newer(AWR):
-        new_option: float = 3.0
-    monkeypatch.setattr("apo.identity.option_class", lambda node, name: Newer if node == "objective" else
-                        __import__("apo.scorers.base", fromlist=["x"]).scorer_class(name) if node == "scorer" else
-                        __import__("apo.metrics.base", fromlist=["x"]).metrics.get(name))
-    config.objective["new_option"] = 3.0
-    assert config_hash(config) == before
-    config.objective["new_option"] = 2.0
-    assert config_hash(config) != before
-
-
-def test_run_directory():
-    config = load_config([*PEP8, "seed=5", "output_dir=somewhere"])
-    assert str(run_directory(config)) == f"somewhere/pep8/mle/{config_hash(config)}-s5"
-
-
-@pytest.mark.parametrize("words", [["task=pep8", "method=conditional"], ["task=pep8", "method=awr", "scale=paper"],
-                                   [*PEP8, "name=1e-4", "group='yes'", "tags=[null_, '1']",
-                                    "evaluation.scenarios.x.generation.stop_strings=['\\${', 'a\\nb']"]])
-def test_a_config_survives_its_file(tmp_path, words):
-    config = load_config(words)
-    (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    again = config_from_file(tmp_path / "config.yaml")
-    assert again == config and config_hash(again) == config_hash(config)
-    assert override(again, []) == config
-
-
-def test_override_checks_like_the_command_line():
-    config = load_config(PEP8)
-    changed = override(config, ["+evaluation.scenarios.functions.num_samples=512",
-                                "~evaluation.scenarios.unconditional", "evaluation.best=functions"])
-    assert changed.evaluation.scenarios["functions"].num_samples == 512 and len(changed.evaluation.scenarios) == 1
-    with pytest.raises(ConfigError) as caught:
-        override(config, ["evaluation.scenarios.functions.num_sampels=1", "seed=1,2", "evaluation.batch_size=x"])
-    assert len(caught.value.problems) >= 1
-    with pytest.raises(ConfigError, match="Did you mean"):
-        override(config, ["evaluation.batch_siz=x"])
-
-
-def test_a_damaged_config_file(tmp_path):
-    (tmp_path / "config.yaml").write_text(to_yaml(load_config(PEP8)).replace("block_size: 256", "block_size: wide"))
-    with pytest.raises(ConfigError, match="data.block_size: expected a whole number, got 'wide' .*config.yaml"):
-        config_from_file(tmp_path / "config.yaml")
-
-
-# ------------------------------------------------------------------------------------------------------------ plug-ins
-
-OBJECTIVE = '''
-from dataclasses import dataclass
-from apo.objectives.base import Objective, objectives
-
-@objectives.register("{name}")
-@dataclass
-class Toy(Objective):
-    strength: float = 1.0
-
-    def __post_init__(self):
-        if self.strength < 0:
-            raise ValueError("strength must not be negative")
-'''
-
-
-def package(tmp_path, monkeypatch, name: str, configs: dict[str, str], code: str = "") -> None:
-    """A package in the working directory, as a user's own is."""
-    import sys
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "__init__.py").write_text(code)
-    for file, text in configs.items():
-        (tmp_path / name / "configs" / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name / "configs" / file).write_text(text + "\n")
-
-
-def test_a_plugin_brings_a_method_and_a_task(tmp_path, monkeypatch):
-    package(tmp_path, monkeypatch, "toys_a", {
-        "method/toy_a.yaml": "# @package _global_\n# A toy method.\nobjective: {name: toy_a, strength: 2}",
-        "task/toy_task.yaml": "# @package _global_\n# A toy task.\ndata: {source: stdlib}\nscorer: {name: pep8}",
-        "task_method/toy_task_toy_a.yaml": "# @package _global_\n# Together.\nobjective: {strength: 3}",
-    }, OBJECTIVE.format(name="toy_a"))
-    config = load_config(["--plugins", "toys_a", "task=toy_task", "method=toy-a"])
-    assert config.objective == {"name": "toy_a", "strength": 3.0} and config.plugins == ["toys_a"]
-    assert "toy_a  " in cli.help_text(["toys_a"]) and "A toy task." in cli.help_text(["toys_a"])
-    assert "method=toy_a\tA toy method." in cli.list_lines(["toys_a"])
-    assert "strength must not be negative" in problems("plugins=[toys_a]", "task=pep8", "method=toy_a",
-                                                       "objective.strength=-1")[0]
-    file = tmp_path / "mine.yml"
-    file.write_text("plugins: [toys_a]\nmethod: toy_a\n")
-    assert load_config(["task=pep8", f"method={file}"]).objective["name"] == "toy_a"
-
-
-def test_plugins_are_not_taken_from_groups(tmp_path, monkeypatch):
-    package(tmp_path, monkeypatch, "toys_b", {
-        "task/sly.yaml": "# @package _global_\n# Sly.\nplugins: [this_would_run]\ndata: {source: stdlib}"})
-    [problem] = problems("--plugins=toys_b", "task=sly", "method=mle")
-    assert "this_would_run" in problem and "command line" in problem
-
-
-def test_a_plugin_that_breaks_is_one_line(tmp_path, monkeypatch):
-    package(tmp_path, monkeypatch, "toys_c", {}, "1 / 0")
-    [problem] = problems("--plugins=toys_c", *PEP8)
-    assert problem == 'plugins: importing "toys_c" failed: ZeroDivisionError: division by zero'
 
 
 # --------------------------------------------------------------------------------------------------------------- types
