@@ -54,6 +54,11 @@ class BatchSource(ABC):
         """Sizes and shares, for the log and the manifest."""
 
 
+def fixed_rows(ids_RB: np.ndarray, scores_RB: np.ndarray) -> Batch:
+    """A batch in which every token counts.  Made in numpy: torch would wake all its threads for the mask."""
+    return Batch(*map(torch.from_numpy, (ids_RB, scores_RB, np.ones(ids_RB.shape, bool))))
+
+
 def rows_per_process(effective_batch_size: int, world_size: int) -> int:
     if effective_batch_size % world_size:
         raise ConfigError(f"training.effective_batch_size={effective_batch_size} cannot be shared out evenly among "
@@ -138,7 +143,7 @@ class PackedRows(BatchSource):
             inside_RB = (position_RB >= self._boundary(epoch)) & (position_RB < self._boundary(epoch + 1))
             position_N = position_RB[inside_RB] - self._boundary(epoch)
             ids_RB[inside_RB], scores_RB[inside_RB] = self._epoch(epoch).read(position_N)
-        return Batch(torch.from_numpy(ids_RB), torch.from_numpy(scores_RB), torch.ones(ids_RB.shape, dtype=torch.bool))
+        return fixed_rows(ids_RB, scores_RB)
 
     def _row_at(self, served: int) -> int:
         """Row of the stream that is served in that place."""

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator
 
 import numpy as np
-import torch
 
 from apo.cache import Cache, digest
 from apo.data.collate import Batch
 from apo.data.corpus import FORMAT, SCORED, read_scored, text_hash, write_scored
 from apo.data.records import ScoredText
-from apo.data.sampling import BatchSource, rows_per_process
+from apo.data.sampling import BatchSource, fixed_rows, rows_per_process
 from apo.data.scoring import SegmentScorer, annotate
 from apo.data.sources.base import Document, DocumentStream, Source, sources
 from apo.data.store import TokenStore, cached_store, token_ids
@@ -101,10 +100,10 @@ class StreamedRows(BatchSource):
         first = self.row + self.rank * self.share
         rows = slice(first, first + self.share)
         self.row += self.rows_per_step
-        ids_RB, scores_RB = torch.from_numpy(self.ids_RB[rows]), torch.from_numpy(self.scores_RB[rows])
+        batch = fixed_rows(self.ids_RB[rows], self.scores_RB[rows])
         if self.row == self.window_rows:
             self.window, self.row, self.start, self.ids_RB = self.window + 1, 0, self.reader.state_dict(), None
-        return Batch(ids_RB, scores_RB, torch.ones(ids_RB.shape, dtype=torch.bool))
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         return {"window": self.window, "row": self.row, "reader": self.start}
