@@ -5,6 +5,7 @@ again at any time: a finished run is reported, an unfinished one goes on from it
 """
 
 import json
+import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,6 +50,7 @@ class Parts:
 
 
 def train(config: Config) -> RunOutcome:
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)   # at import it suggests a package that asks the hub
     run = RunDirectory(run_directory(config))
     with run.owned():
         if config.force:
@@ -74,6 +76,7 @@ def train(config: Config) -> RunOutcome:
 def _train_into(run: RunDirectory, config: Config, scorer: Scorer | None, who: dict) -> None:
     from apo.callbacks.loggers import make_loggers
     from apo.trainer import ScoredTextTrainer
+    quieten()
     say(f"run directory: {run.path}")
     write_atomic(run.config_file, to_yaml(config))
     manifest = new_manifest(run, config, who)
@@ -97,11 +100,19 @@ def _train_into(run: RunDirectory, config: Config, scorer: Scorer | None, who: d
     finish(run, parts.steps)
 
 
+def quieten() -> None:
+    """Libraries that talk while they work: bars of their own inside ours, and hints that lead nowhere here."""
+    from transformers.utils import logging as transformers_logging
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
 def generation_callback(config: Config, parts: Parts):
     from apo.callbacks.generate_and_score import GenerateAndScoreCallback
     return GenerateAndScoreCallback(config.evaluation, tokenizer=parts.tokenizer, scorer=parts.scorer,
                                     prompts=parts.prompts, heldout=parts.heldout, seed=config.seed,
-                                    steps_per_epoch=parts.sizes.get("steps_per_epoch") or parts.steps)
+                                    steps_per_epoch=parts.sizes.get("steps_per_epoch") or parts.steps,
+                                    every_line=config.data.segment_by == "line")
 
 
 def save_final(run: RunDirectory, parts: Parts) -> None:

@@ -337,6 +337,7 @@ class ScoredTextTrainer(Trainer):
             measured = self.progressed.measured.get(callback.name, -1) >= self.step
             if measured or not callback.due(self.step, self.args.max_steps):
                 continue
+            self.run.set_status("running", self.step, self.args.max_steps, f"measuring {callback.name}")
             with torch.random.fork_rng():
                 measurement = callback.measure(self.policy, self.step, self.args.max_steps, self._check_signal)
             self._record(callback.name, measurement)

@@ -1,0 +1,146 @@
+"""Runs of `train.py` in processes of their own, and killing them from outside at a known place.
+
+Importing transformers' Trainer takes ten seconds, so the processes come from a forkserver that has it loaded; what
+they run is the command's own `main`.  A `Pause` makes the child write a marker file and wait at a chosen place, so that
+the parent's SIGKILL is seen to hit there.  The real command is killed in test_kill_resume.py as well, without pauses.
+"""
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PATIENCE_S = 180
+_context = None
+
+
+@dataclass
+class Pause:
+    """Where a child stops and waits to be killed: `place` of PLACES, at optimiser step `step`."""
+
+    place: str
+    step: int
+
+
+def forkserver():
+    global _context
+    if _context is None:
+        _context = multiprocessing.get_context("forkserver")
+        _context.set_forkserver_preload(["apo.trainer", "apo.experiment", "apo.callbacks.generate_and_score"])
+    return _context
+
+
+def launch(arguments: list[str], log: Path, pause: Pause | None = None, marker: Path | None = None):
+    process = forkserver().Process(target=_child, args=(arguments, str(log), pause, str(marker)))
+    process.start()
+    return process
+
+
+def run(arguments: list[str], log: Path) -> int:
+    """Exit code of a whole run."""
+    process = launch(arguments, log)
+    process.join(PATIENCE_S)
+    if process.is_alive():
+        process.kill()
+        raise AssertionError(f"still running after {PATIENCE_S} s: {log.read_text()[-2000:]}")
+    return process.exitcode
+
+
+def kill_at(arguments: list[str], log: Path, pause: Pause, marker: Path) -> None:
+    """Start, wait until the child stands at the place, SIGKILL it there."""
+    process = launch(arguments, log, pause, marker)
+    deadline = time.monotonic() + PATIENCE_S
+    while not marker.exists():
+        if not process.is_alive() or time.monotonic() > deadline:
+            raise AssertionError(f"never came to {pause} (exit code {process.exitcode}): {log.read_text()[-2000:]}")
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    marker.unlink()
+
+
+def _child(arguments: list[str], log: str, pause: Pause | None, marker: str) -> None:
+    stream = open(log, "a", buffering=1)
+    os.dup2(stream.fileno(), 1)
+    os.dup2(stream.fileno(), 2)
+    sys.argv = ["train.py", *arguments]
+    if pause is not None:
+        PLACES[pause.place](pause.step, Path(marker))
+    from apo.launch import main
+    sys.exit(main())
+
+
+def _wait(marker: Path) -> None:
+    marker.write_text("here")
+    time.sleep(PATIENCE_S)
+
+
+def _in_step(step: int, marker: Path) -> None:
+    """After the first micro-batch's backward, before the second's."""
+    from apo.trainer import ScoredTextTrainer
+    check, seen = ScoredTextTrainer._check_signal, []
+
+    def checked(self):
+        if self._in_step and self.step == step:
+            seen.append(1)
+            if len(seen) == 3:      # once at the start of the step, once before each micro-batch
+                _wait(marker)
+        check(self)
+    ScoredTextTrainer._check_signal = checked
+
+
+def _in_checkpoint(step: int, marker: Path) -> None:
+    """Weights and optimiser are written, the list that seals them is not."""
+    from apo import checkpoint
+    seal = checkpoint.seal
+
+    def sealed(folder):
+        if folder.name.endswith(f"-{step}"):
+            _wait(marker)
+        seal(folder)
+    checkpoint.seal = sealed
+
+
+def _in_evaluation(step: int, marker: Path) -> None:
+    """Between two scenarios of one evaluation."""
+    from apo.callbacks import generate_and_score
+    run_scenario, seen = generate_and_score.run_scenario, []
+
+    def scenario(*args, **options):
+        if options["step"] == step:
+            seen.append(1)
+            if len(seen) == 2:
+                _wait(marker)
+        return run_scenario(*args, **options)
+    generate_and_score.run_scenario = scenario
+
+
+def _before_final(step: int, marker: Path) -> None:
+    """After the last checkpoint, before final/ is written."""
+    from apo import experiment
+
+    def save_final(*_):
+        _wait(marker)
+    experiment.save_final = save_final
+
+
+PLACES = {"step": _in_step, "checkpoint": _in_checkpoint, "evaluation": _in_evaluation, "final": _before_final}
+
+
+def run_directory(root: Path, task: str, method: str) -> Path:
+    (found,) = (root / task / method).iterdir()
+    return found
+
+
+def fingerprints(run: Path) -> dict[str, str]:
+    """sha256 of everything that must not depend on what happened on the way."""
+    last = max((run / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    files = [*sorted((run / "final").iterdir()), last / "optimizer.pt", last / "model.safetensors",
+             run / "metrics.jsonl", *sorted((run / "samples").iterdir())]
+    return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
