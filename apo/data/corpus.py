@@ -61,8 +61,11 @@ class Corpus:
 
     def __init__(self, folder: Path, source: Source, fingerprint: str):
         self.folder, self.source, self.fingerprint = folder, source, fingerprint
-        self.summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
-        self._split()
+        try:
+            self.summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
+            self._split()
+        except (OSError, ValueError) as error:
+            raise DataError(f"{folder}: damaged scored data ({error}); delete this folder") from None
 
     def documents(self, split: Split) -> Iterator[ScoredText]:
         """In the source's order."""

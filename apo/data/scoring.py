@@ -6,7 +6,9 @@ fork of a process that has loaded torch may hang, and this module imports nothin
 
 import math
 import multiprocessing
+import multiprocessing.connection
 import os
+import threading
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -120,6 +122,13 @@ _scorer: SegmentScorer | None = None
 def _set_scorer(scorer: SegmentScorer) -> None:
     global _scorer
     _scorer = scorer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 def _score_here(documents: list[list[str]]) -> list[list[float]]:

@@ -1,9 +1,16 @@
 """From files to a scored, split, tokenised corpus; and scoring in one process or several."""
 
+import multiprocessing
+import os
+import signal
+import time
+
 import numpy as np
+import psutil
 import pytest
 
 from apo.cache import Cache
+from apo.data import scoring
 from apo.data.corpus import heldout_mask, prepare, text_hash
 from apo.data.scoring import annotate
 from apo.data.sources.base import Document
@@ -131,6 +138,14 @@ def test_tokens_give_the_text_back_and_carry_its_scores(data, cache):
     assert stores["train"].tokens_N.dtype == np.uint16 and not stores["train"].tokens_N.flags.writeable
 
 
+@pytest.mark.parametrize("name", ["scored.parquet", "summary.json"])
+def test_damaged_scores_are_noticed(data, cache, name):
+    path = prepare(data, Scorer(), cache).folder / name
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(DataError, match="damaged scored data.*delete this folder"):
+        prepare(data, Scorer(), cache)
+
+
 def test_scores_in_the_file_are_kept(rows_file, cache):
     rows = [{"texts": [f"a{i} ", "b"], "scores": [i, 0.25]} for i in range(30)]
     corpus = prepare(DataConfig(path=rows_file("a.jsonl", rows), eval_fraction=0), None, cache)
@@ -198,6 +213,39 @@ def test_several_processes_give_the_same_scores_in_order(monkeypatch):
     alone = [(document.origin, document.scores) for document in annotate(documents(500), Scorer())]
     together = [(document.origin, document.scores) for document in annotate(documents(500), Several())]
     assert together == alone and len(alone) == 500
+
+
+class Slow(Several):
+    def score(self, texts):
+        time.sleep(0.5)
+        return super().score(texts)
+
+
+def score_slowly():
+    scoring.CHUNK, os.sched_getaffinity = 300, lambda pid: {0, 1}
+    list(annotate(documents(5000), Slow()))
+
+
+def test_killed_while_scoring_it_leaves_no_process_behind():
+    process = multiprocessing.get_context("fork").Process(target=score_slowly)
+    process.start()
+    parent = psutil.Process(process.pid)
+
+    def workers():
+        return [child for child in parent.children() if "spawn_main" in " ".join(child.cmdline())]
+
+    wait_for(lambda: len(workers()) == 2 and all(worker.num_threads() > 1 for worker in workers()))
+    left = workers()
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    wait_for(lambda: not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in left))
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_where_no_process_can_be_started_one_does_the_work(monkeypatch, capsys):

@@ -4,6 +4,8 @@ import csv
 import gzip
 import io
 import json
+import re
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -179,3 +181,13 @@ def test_size(rows_file, tmp_path):
     assert sources.get("file")(DataConfig(path=str(path))).size().documents == 3
     size = sources.get("file")(DataConfig(path=rows_file("a.jsonl", ROWS))).size()
     assert size.documents is None and size.bytes > 50
+
+
+def test_the_source_of_the_docs_page_works():
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    try:
+        exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], {"__name__": "haiku"})
+        source = sources.get("haiku")(DataConfig(source="haiku"))
+        assert len(next(source.documents()).texts) == 3 and source.fingerprint() and source.size().documents is None
+    finally:
+        sources._classes.pop("haiku", None)

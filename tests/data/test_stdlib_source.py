@@ -11,7 +11,7 @@ from apo.schema import DataConfig
 
 @pytest.fixture(scope="module")
 def source():
-    return sources.get("stdlib")(DataConfig(source="stdlib"))
+    return sources.get("stdlib")(DataConfig(source="stdlib", segment_by="line"))
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,8 @@ def test_segments_are_lines(documents):
     for document in documents:
         assert all(text.endswith("\n") for text in document.texts[:-1])
         assert not any("\n" in text[:-1] for text in document.texts)
+    whole = next(sources.get("stdlib")(DataConfig(source="stdlib")).documents())
+    assert whole.texts == ["".join(documents[0].texts)]
     assert all(document.scores is None for document in documents)
 
 

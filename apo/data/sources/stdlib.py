@@ -23,11 +23,11 @@ LEFT_OUT = {"test", "tests", "idle_test", "encodings", "site-packages", "dist-pa
 
 @sources.register("stdlib")
 class StandardLibrary(Source):
-    """The Python standard library, cut into lines."""
+    """The Python standard library."""
 
     def documents(self) -> Iterator[Document]:
         for name, text in self._texts():
-            yield Document(name, lines(text))
+            yield Document(name, lines(text) if self.data.segment_by == "line" else [text])
 
     def fingerprint(self) -> str:
         """Over the interpreter's version and the relative paths and contents of the files."""
