@@ -53,10 +53,13 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
 
 def run(options: argparse.Namespace) -> None:
     from apo import report
+    from apo.launch import set_environment
+    from apo.report.select import select
     names, overrides = split(options.names)
-    comparison = report.compare(names, options.baseline, options.output, overrides=overrides, also=options.also,
-                                allow=[key for key in options.allow.split(",") if key], task=options.task,
-                                method=options.method, seed=options.seed, force=options.force)
+    runs = select(names, overrides, options.task, options.method, options.also)
+    set_environment(any(run.config.offline for run in runs))
+    comparison = report.compare_runs(runs, options.baseline, options.output, seed=options.seed, force=options.force,
+                                     allow=[key for key in options.allow.split(",") if key])
     report.show(comparison, options.samples)
 
 

@@ -158,7 +158,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if len(options.names) > 2:
             raise EvaluationError(f"{len(options.names)} models: name one or two.")
+        from apo.launch import set_environment
         from apo.report.tables import console
+        set_environment(offline=False)
         speakers = [speaker(name, options) for name in options.names]
         print(HOW, file=sys.stderr)
         out = console()

@@ -19,24 +19,29 @@ SHOWN_SCENARIO = "functions"
 
 
 def compare(run_dirs: Iterable[str | Path], baseline: str | None = None, out: str | Path | None = None, *,
-            allow: Iterable[str] = (), overrides: Iterable[str] = (), also: Iterable[str] = (), task: str | None = None,
-            method: str | None = None, seed: int = 0, force: bool = False):
+            allow: Iterable[str] = (), **options: Any):
     """Evaluates every run (or reads its evaluation.json), and writes the picture and its tables beside each other.
 
     Args:
-        run_dirs: run directories, folders that hold some, model directories or hub names.
+        run_dirs: run directories or folders that hold some.
         baseline: a method's name or a run; None takes `mle`, else the first method.
         out: path of the PNG; the tables go to the same name with .md.  None writes `comparison.png` into the folder
             that holds all runs.
         allow: keys that may differ although they are not the method.
-        seed: of the samples, the same for all runs.
+        options: `seed` of the samples, the same for all runs, and `force`.
 
     Raises EvaluationError for an unfair comparison, before anything is sampled where the configs already show it.
     """
     from apo.report.select import select
-    runs = select([str(name) for name in run_dirs], overrides, task, method, also)
+    return compare_runs(select(map(str, run_dirs)), baseline, out, allow=allow, **options)
+
+
+def compare_runs(runs: list[Run], baseline: str | None = None, out: str | Path | None = None, *,
+                 allow: Iterable[str] = (), seed: int = 0, force: bool = False):
+    """`compare` for runs that `select` has opened, overridden or made of bare models."""
     from apo.report.comparison import build
     from apo.report.rescore import Rescorer
+    allow = tuple(allow)
     check_configs(runs, baseline, allow)
     rescorer = Rescorer(seed, force, allow)
     comparison = build([(run, rescorer.evaluate(run)) for run in runs], baseline, allow)

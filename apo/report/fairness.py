@@ -6,16 +6,13 @@ Everything else, from the learning rate to the data's fingerprint, would be a se
 refused until the researcher names it in `--allow`, and then it stands in the report.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Iterable
 
 from apo.errors import EvaluationError, nearest
 from apo.identity import leaves, to_dict
 from apo.report.runs import Run
-from apo.rundir import read_json
 from apo.schema import NOT_IDENTITY
 
 METHOD = ("objective", "data.filter_threshold", "data.conditional_training_config", "evaluation.prefix",
@@ -56,7 +53,7 @@ def facts(run: Run, evaluation: dict[str, Any]) -> dict[str, Any]:
     else:
         fingerprints = run.manifest.get("fingerprints", {})
         known |= {"fingerprints.data": fingerprints.get("data"), "tokens_trained": run.tokens_trained(),
-                  "fingerprints.tokenizer": tokenizer_fingerprint(Path(run.model)),
+                  "fingerprints.tokenizer": fingerprints.get("tokenizer"),
                   "code": run.manifest.get("git", {}).get("commit")}
         packages = run.manifest.get("packages", {})
         known |= {f"packages.{name}": packages.get(name) for name in ("torch", "transformers")}
@@ -65,15 +62,6 @@ def facts(run: Run, evaluation: dict[str, Any]) -> dict[str, Any]:
     known["evaluation_seed"] = evaluation.get("settings", {}).get("seed")
     known["fingerprints.scorer"] = evaluation.get("settings", {}).get("scorer_sha256")
     return known
-
-
-def tokenizer_fingerprint(directory: Path) -> str | None:
-    """Of the vocabulary and its rules without added tokens: control tokens are part of the method."""
-    content = read_json(directory / "tokenizer.json")
-    if not content:
-        return None
-    rules = {key: content.get(key) for key in ("model", "normalizer", "pre_tokenizer")}
-    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def differences(methods: dict[str, list[tuple[Run, dict[str, Any]]]], allow: Iterable[str] = ()) -> list[Factor]:

@@ -47,9 +47,13 @@ class Rescorer:
         return measured
 
     def settings(self, run: Run) -> dict[str, Any]:
+        """Everything the numbers depend on.  EvaluationError where nothing judges samples."""
+        scorer = scorer_of(run.config)
+        if scorer is None:
+            raise EvaluationError(f"{run.directory} has no scorer to judge samples with: name one with scorer=")
         evaluation = asdict(run.config.evaluation)
         kept = {key: evaluation[key] for key in ("scenarios", "metrics", "prefix", "banned_tokens", "heldout_tokens")}
-        return {**kept, "seed": self.seed, "scorer": run.config.scorer, "scorer_sha256": scorer_fingerprint(run.config),
+        return {**kept, "seed": self.seed, "scorer": run.config.scorer, "scorer_sha256": scorer.fingerprint(),
                 "data": asdict(run.config.data), "data_sha256": run.manifest.get("fingerprints", {}).get("data"),
                 "model": model_fingerprint(run.model, run.config.model.revision), "code": code_fingerprint()}
 
@@ -59,17 +63,15 @@ class Rescorer:
 
         from apo.evaluation import run_scenario
         from apo.models.load import load_trained
-        from apo.scorers.base import make_scorer
         config, corpus = run.config, self.corpus(run)
         policy, tokenizer = load_trained(run.model, **loading(run))
         policy.to("cuda" if torch.cuda.is_available() else "cpu")
-        scorer = make_scorer(config.scorer)
-        scenarios = {}
+        scorer, scenarios = scorer_of(config), {}
         for name, scenario in config.evaluation.scenarios.items():
             with progress(f"{run.method} seed {run.seed}, {name}", scenario.num_samples) as bar:
                 result = run_scenario(name, scenario, policy=policy, tokenizer=tokenizer, scorer=scorer,
                                       evaluation=config.evaluation, prompts=corpus.prompts, seed=self.seed, step=None,
-                                      progress=bar)
+                                      every_line=config.data.segment_by == "line", progress=bar)
             write_samples(run.samples_path(name), result.samples)
             scenarios[name] = summary(name, scenario, result)
         return {"kind": scorer.kind, "scenarios": scenarios, "heldout": self.heldout(run, corpus, policy, tokenizer),
@@ -77,23 +79,23 @@ class Rescorer:
 
     def heldout(self, run: Run, corpus: Any, policy: Any, tokenizer: Any) -> dict[str, float]:
         """bits_per_byte and bits_per_byte_clean on held-out text; {} where it is switched off."""
+        from apo.data.tokenizer import single_id
         from apo.evaluation import heldout_bits_per_byte
         from apo.experiment import make_heldout
-        _, store = corpus.tokenise(tokenizer, cache_of(run.config))
-        text = make_heldout(run.config, store, tokenizer)
-        if text is None:
+        if not run.config.evaluation.heldout_tokens:
             return {}
+        _, store = corpus.tokenise(tokenizer, cache_of(run.config))
+        text = make_heldout(run.config, store, tokenizer, single_id(tokenizer, run.config.data.concat_token))
         measured = heldout_bits_per_byte(policy, text, run.config.evaluation.batch_size)
         return {key.removeprefix("heldout/"): value for key, value in measured.items()}
 
     def corpus(self, run: Run) -> Any:
         """The run's data, prepared once for all runs that share it.  EvaluationError if it is no longer the same."""
         from apo.data.corpus import prepare
-        from apo.scorers.base import make_scorer
         trained = run.trained or run.config
         key = digest([asdict(trained.data), trained.scorer])
         if key not in self._corpora:
-            self._corpora[key] = prepare(trained.data, make_scorer(trained.scorer), cache_of(run.config))
+            self._corpora[key] = prepare(trained.data, scorer_of(trained), cache_of(run.config))
         corpus, trained_on = self._corpora[key], run.manifest.get("fingerprints", {}).get("data")
         if trained_on is not None and trained_on != corpus.fingerprint and not under(DATA, self.allow):
             raise EvaluationError(f"{run.directory} was trained on other data than its config gives now: the files, "
@@ -125,9 +127,10 @@ def samples_exist(run: Run, evaluation: dict[str, Any]) -> bool:
     return all(run.samples_path(name).is_file() for name in evaluation["scenarios"])
 
 
-def scorer_fingerprint(config: Config) -> str:
+def scorer_of(config: Config) -> Any:
+    """None where the data bring their scores and nothing judges new text."""
     from apo.scorers.base import make_scorer
-    return make_scorer(config.scorer).fingerprint()
+    return make_scorer(config.scorer) if config.scorer else None
 
 
 def model_fingerprint(model: str, revision: str | None) -> str:

@@ -22,16 +22,15 @@ def make_run(tmp_path):
               scores=(0.03, 0.02)) -> Run:
         config = Config(task="pep8", method=method, seed=seed)
         config.objective, config.scorer, config.data.source = {"name": "mle"}, {"name": "pep8"}, "stdlib"
-        config.training.max_steps = 10
+        config.training.max_steps, config.model.config = 10, {"hidden_size": 32}
         config.evaluation.scenarios = {"functions": ScenarioConfig(num_samples=40, prompts="functions")}
         config.evaluation.num_bootstrap = 500
         edit(config)
         directory = tmp_path / "pep8" / method / f"{config_hash(config)}-s{seed}"
         (directory / "final").mkdir(parents=True, exist_ok=True)
         write_json(directory / "final/config.json", {})
-        write_json(directory / "final/tokenizer.json", {"model": {"vocab": {"a": 0}}, "added_tokens": [method]})
         (directory / "config.yaml").write_text(yaml.safe_dump(asdict(config)))
-        manifest = {"fingerprints": {"data": "d" * 64, "tokenizer": method},
+        manifest = {"fingerprints": {"data": "d" * 64, "tokenizer": "t" * 64},
                     "git": {"commit": "abc"}, "packages": {"torch": "2.13.0"}}
         write_json(directory / "manifest.json", manifest)
         rows = [{"step": 0, "num_tokens": 0, "generation/functions/score": 0.5}, {"step": 5, "num_tokens": tokens // 2,

@@ -1,7 +1,5 @@
 """What may differ in one table, what may not, and what the refusal says."""
 
-import json
-
 import pytest
 
 from apo.errors import EvaluationError
@@ -106,14 +104,12 @@ def test_how_often_a_run_logs_is_noted(verdicts):
     refuse(factors)
 
 
-def test_control_tokens_do_not_make_another_tokenizer(make_run, make_evaluation):
-    """The synthetic runs differ in added tokens (the method's name); the vocabulary is the same."""
+@pytest.mark.parametrize("part", ["data", "tokenizer"])
+def test_other_data_or_another_tokenizer_is_refused(make_run, make_evaluation, part):
     one, other = make_run(), make_run("conditional", edit=conditional)
-    assert "fingerprints.tokenizer" not in [each.key for each in differences(
-        {"mle": [(one, make_evaluation())], "conditional": [(other, make_evaluation())]})]
-    (other.directory / "final/tokenizer.json").write_text(json.dumps({"model": {"vocab": {"b": 0}}}))
+    other.manifest["fingerprints"][part] = "other"
     found = differences({"mle": [(one, make_evaluation())], "conditional": [(other, make_evaluation())]})
-    assert [each.verdict for each in found if each.key == "fingerprints.tokenizer"] == ["undeclared"]
+    assert [each.verdict for each in found if each.key == f"fingerprints.{part}"] == ["undeclared"]
 
 
 def test_a_seed_that_disagrees_within_a_method_is_refused(make_run, make_evaluation):
