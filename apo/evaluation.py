@@ -1,209 +1,224 @@
-"""The one way to sample, score and measure: while a model trains, and by evaluate.py.
+"""The one way to sample, score and measure a model, while it trains and afterwards: what is compared was measured alike.
 
-A scenario (PHF) is a number of samples, maybe prompts, maybe a control token, and how to sample.  A sample starts as
-training text did: end-of-text token, control token, then the prompt, tokenised segment by segment.  What comes out is
-cleaned of end-of-text and control tokens, scored, and measured as a set.
-
-`num_samples` means `num_samples`; prompts are cycled without replacement in an order fixed by the seed; and sample i's
-randomness depends on (seed, i) alone.  So two methods, or two steps of one, are compared on the same prompts and the
-same draws.
+A scenario (PHF's word) is a way of sampling: prompts or none, maybe a control token, generation options.  Each sample
+starts as training documents do: end of text, then the control token, then the prompt, tokenised segment by segment.
+What is written behind it is cleaned of special and control tokens, scored, and described by metrics.  Prompts and
+random numbers follow from (seed, scenario name), so two models of one seed meet the same prompts and the same luck.
 """
 
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from apo.data.records import Sample
-from apo.errors import EvaluationError, nearest
-from apo.metrics import statistics
-from apo.metrics.base import metrics as metric_registry
-from apo.metrics.base import scored_text
+from apo.data.sources.base import lines
+from apo.data.tokenizer import single_id
+from apo.errors import DataError, EvaluationError, nearest
+from apo.metrics.base import metrics, scored_text
+from apo.metrics.statistics import chunk_maxima
 from apo.rollouts.generate import Continuation, evaluating, generate
 from apo.schema import EvaluationConfig, ScenarioConfig
-from apo.scorers.base import checked
+from apo.scorers.base import Scorer, checked
 from apo.seeds import stream, stream_seed
 
-SCORES_AT_ONCE = 64
+if TYPE_CHECKING:
+    from apo.data.heldout import HeldoutText
+    from apo.models.policy import Policy
 
 
 @dataclass
 class ScenarioResult:
     samples: list[Sample]
+    """`extra` holds `scored_text` where that is not the continuation, and `explain` where the scorer says why."""
     metrics: dict[str, float]
-    """`generation/<scenario>/...`: the same for the same policy, scenario and seed."""
     timings: dict[str, float]
 
 
-def run_scenario(name: str, scenario: ScenarioConfig, *, policy, tokenizer, scorer, evaluation: EvaluationConfig,
-                 prompts: dict[str, list[str]], seed: int, step: int | None, every_line: bool = False,
+def run_scenario(name: str, scenario: ScenarioConfig, *, policy: "Policy", tokenizer, scorer: Scorer,
+                 evaluation: EvaluationConfig, prompts: dict[str, list[str]], seed: int, step: int | None = None,
                  progress=None) -> ScenarioResult:
-    """Sample, score and measure.
+    """Sample, score, measure.
 
     Args:
-        prompts: prompt sets by name, beside files of prompts.
-        every_line: training put a control token before every line; the default of `prefix_every_line`.
-        progress: an object with `advance(n)`, told of each sample.
+        prompts: prompt sets by name, for a scenario that names one.
+        step: optimiser step of the model, written into the samples.
+        progress: an object with `advance(samples)`.
+    Raises EvaluationError for prompts that do not exist or do not fit, DataError for a prompt file that is damaged,
+    ModelError for a control token the tokenizer does not know, ScorerError for scores that are not numbers.
     """
-    start = time.monotonic()
-    chosen = choose_prompts(name, scenario, prompts, seed)
-    template = Template.of(scenario, evaluation, tokenizer, every_line)
-    continuations = generate(policy.model, [template.ids(prompt) for prompt in chosen], scenario.generation,
-                             tokenizer=tokenizer, seed=stream_seed(seed, f"sampling/{name}"),
-                             banned_token_ids=template.banned_ids, batch_size=evaluation.batch_size, progress=progress)
-    samples = [Sample(prompt=prompt, text=template.text(continuation), score=None, index=index, seed=seed, step=step,
-                      scenario=name) for index, (prompt, continuation) in enumerate(zip(chosen, continuations))]
-    score_samples(samples, scenario, scorer, evaluation)
-    seconds = time.monotonic() - start
-    measured = {f"generation/{name}/{key}": value for key, value in
-                (measure(samples, scenario, scorer, evaluation) | measure_lengths(continuations)).items()}
-    timings = {f"generation/{name}/samples_per_second": round(len(samples) / seconds, 2)}
-    return ScenarioResult(samples, measured, timings)
+    chosen = choose(load_prompts(name, scenario, prompts), scenario.num_samples, seed, name)
+    template = Template.of(scenario, evaluation, tokenizer)
+    banned = scenario.generation.banned_tokens
+    banned_ids = [single_id(tokenizer, token, f"banned token of scenario {name},")
+                  for token in (evaluation.banned_tokens if banned is None else banned)]
+    began = time.perf_counter()
+    try:
+        continuations = generate(policy.model, [template.ids(prompt) for prompt in chosen], scenario.generation,
+                                 tokenizer=tokenizer, seed=stream_seed(seed, f"generation/{name}"),
+                                 banned_token_ids=banned_ids, batch_size=evaluation.batch_size, progress=progress)
+    except EvaluationError as error:
+        raise EvaluationError(f"scenario {name}: {error}") from None
+    seconds = time.perf_counter() - began
+    samples = [Sample(prompt, template.text(prompt, continuation), None, index, seed, step, name)
+               for index, (prompt, continuation) in enumerate(zip(chosen, continuations))]
+    score(samples, scenario, scorer)
+    numbers = headline(samples, scenario, scorer) | described(samples, evaluation) | endings(continuations)
+    return ScenarioResult(samples, {f"generation/{name}/{key}": number for key, number in numbers.items()},
+                          {f"generation/{name}/samples_per_second": len(samples) / seconds})
 
 
 # ---- prompts ---------------------------------------------------------------------------------------------------------
 
-
-def choose_prompts(name: str, scenario: ScenarioConfig, prompts: dict[str, list[str]], seed: int) -> list[str]:
-    """`num_samples` prompts, cycled in an order fixed by the seed; empty ones where the scenario has no prompts."""
-    if scenario.prompts is None:
-        return [""] * scenario.num_samples
-    found = prompts.get(scenario.prompts)
-    if found is None:
-        found = prompt_file(name, scenario.prompts, prompts)
+def load_prompts(name: str, scenario: ScenarioConfig, prompts: dict[str, list[str]]) -> list[str]:
+    """The scenario's prompts: [""] for none, a set of the source by its name, or a file of {"text": ...}."""
+    source = scenario.prompts
+    if source is None:
+        return [""]
+    found = prompts[source] if source in prompts else None
+    if found is None and not Path(source).is_file():
+        there_are = ", ".join(prompts) or "none"
+        raise EvaluationError(f'evaluation.scenarios.{name}.prompts: "{source}" is neither a file nor a prompt set of '
+                              f"the data.{nearest(source, prompts)} Sets: {there_are}")
+    found = read_prompts(Path(source)) if found is None else found
     if not found:
-        raise EvaluationError(f'evaluation.scenarios.{name}: the prompt set "{scenario.prompts}" is empty')
-    order = stream(seed, f"prompts/{name}").permutation(len(found))
-    return [found[order[i % len(found)]] for i in range(scenario.num_samples)]
+        raise EvaluationError(f'evaluation.scenarios.{name}.prompts: "{source}" holds no prompts')
+    return found
 
 
-def prompt_file(scenario: str, name: str, sets: dict[str, list[str]]) -> list[str]:
-    """A JSONL file of {"text": ...}."""
-    path = Path(name)
-    if not path.is_file():
-        known = f"There are: {', '.join(sorted(sets))}" if sets else "This task's data have none"
-        raise EvaluationError(f'evaluation.scenarios.{scenario}.prompts="{name}" is neither a file nor a prompt set.'
-                              f"{nearest(name, sets)} {known}")
+def read_prompts(path: Path) -> list[str]:
+    """A JSONL file of {"text": ...}; empty lines are skipped.  Raises DataError with file and row."""
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for row, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:
-            text = json.loads(line)["text"]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            text = None
-        if not isinstance(text, str) or not text:
-            raise EvaluationError(f'{path}, row {number}: a prompt is a line {{"text": "..."}}')
-        found.append(text)
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, row {row}: not JSON ({error.msg})") from None
+        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+            raise DataError(f'{path}, row {row}: expected {{"text": "..."}}, got {line.strip()[:60]}')
+        found.append(record["text"])
     return found
+
+
+def choose(prompts: list[str], num_samples: int, seed: int, name: str) -> list[str]:
+    """Exactly `num_samples` prompts: all of them once, in an order fixed by seed and scenario, then all of them again
+    in another, so that no prompt comes up twice before every other has once."""
+    chosen: list[str] = []
+    cycle = 0
+    while len(chosen) < num_samples:
+        order = stream(seed, f"prompts/{name}", cycle).permutation(len(prompts))
+        chosen += [prompts[i] for i in order[:num_samples - len(chosen)]]
+        cycle += 1
+    return chosen
 
 
 @dataclass
 class Template:
-    """How a prompt becomes tokens, and tokens become text."""
+    """How a prompt becomes tokens, as in training, and tokens become text again."""
 
     tokenizer: object
-    prefix_id: int | None
-    every_line: bool
-    banned_ids: list[int]
+    prefix_ids: list[int]
+    by_line: bool
+    hidden_ids: frozenset[int]
+    """Special and control tokens: never part of a text."""
 
     @classmethod
-    def of(cls, scenario: ScenarioConfig, evaluation: EvaluationConfig, tokenizer, every_line: bool) -> "Template":
+    def of(cls, scenario: ScenarioConfig, evaluation: EvaluationConfig, tokenizer) -> "Template":
         prefix = evaluation.prefix if scenario.prefix is None else scenario.prefix
-        banned = scenario.generation.banned_tokens
-        banned = evaluation.banned_tokens if banned is None else banned
-        lines = every_line if scenario.prefix_every_line is None else scenario.prefix_every_line
-        return cls(tokenizer, token_id(tokenizer, prefix) if prefix else None, lines,
-                   [token_id(tokenizer, token) for token in banned])
+        prefix_ids = [single_id(tokenizer, prefix, "evaluation.prefix")] if prefix else []
+        special = [token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special]
+        return cls(tokenizer, prefix_ids, bool(scenario.prefix_every_line),
+                   frozenset([*tokenizer.all_special_ids, *special, *prefix_ids]))
 
     def ids(self, prompt: str) -> list[int]:
-        """End of text, then the prompt with the control token before it or before each of its lines.  A prompt that
-        ends its line is followed by one more: the next line's."""
-        prefix = [] if self.prefix_id is None else [self.prefix_id]
+        """End of text; then the prefix and the prompt, or, with the prefix on every line, prefix and line by turns.
+        There a prompt that ends its last line is followed by the prefix of the line to be written."""
+        segments = [prompt]
+        if self.by_line:
+            segments = lines(prompt)
+            if not prompt or prompt.endswith("\n"):
+                segments.append("")
         ids = [self.tokenizer.eos_token_id]
-        if not self.every_line:
-            return ids + prefix + self._plain(prompt)
-        lines = prompt.splitlines(keepends=True)
-        for line in lines:
-            ids += prefix + self._plain(line)
-        return ids + (prefix if not lines or lines[-1].endswith("\n") else [])
+        for segment in segments:
+            ids += self.prefix_ids + self._plain(segment)
+        return ids
 
     def _plain(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
-    def text(self, continuation: Continuation) -> str:
-        """Without end-of-text and control tokens."""
-        return self.tokenizer.decode(continuation.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def text(self, prompt: str, continuation: Continuation) -> str:
+        """What was written.  Decoded behind the prompt, since some tokenizers drop the space a text begins with."""
+        written = [token for token in continuation.ids if token not in self.hidden_ids]
+        before = self._decode(self._plain(prompt))
+        whole = self._decode(self._plain(prompt) + written)
+        return whole[len(before):] if whole.startswith(before) else self._decode(written)
+
+    def _decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False) if ids else ""
 
 
-def token_id(tokenizer, token: str) -> int:
-    ids = tokenizer(token, add_special_tokens=False)["input_ids"]
-    if len(ids) != 1:
-        raise EvaluationError(f'"{token}" is not one token of this model: evaluation.prefix and banned_tokens name the '
-                              "control tokens it was trained with (set them to \"\" and [] for a model without)")
-    return ids[0]
+# ---- numbers ---------------------------------------------------------------------------------------------------------
 
-
-# ---- scores and metrics ----------------------------------------------------------------------------------------------
-
-
-def score_samples(samples: list[Sample], scenario: ScenarioConfig, scorer, evaluation: EvaluationConfig) -> None:
-    """Sets `score`, and in `extra` the text that was scored and what the score is made of."""
+def score(samples: list[Sample], scenario: ScenarioConfig, scorer: Scorer) -> None:
+    """Fills in `score` (in the scorer's own direction) and what belongs to it in `extra`."""
     if scenario.score_prompt:
         for sample in samples:
-            sample.extra["scored_text"] = sample.prompt + sample.text
-    if scorer is None:
-        return
+            if sample.prompt:
+                sample.extra["scored_text"] = sample.prompt + sample.text
     texts = [scored_text(sample) for sample in samples]
-    explain = any(metric_registry.get(name).needs_explanation for name in evaluation.metrics)
-    for start in range(0, len(samples), SCORES_AT_ONCE):
-        part = slice(start, start + SCORES_AT_ONCE)
-        explained = scorer.explain(texts[part]) if explain else [{}] * len(texts[part])
-        for sample, score, parts in zip(samples[part], checked(scorer, texts[part]), explained):
-            sample.score = score
-            if explain:
-                sample.extra["explain"] = parts
+    for sample, number, parts in zip(samples, checked(scorer, texts), scorer.explain(texts)):
+        sample.score = number
+        if parts:
+            sample.extra["explain"] = parts
 
 
-def measure(samples: list[Sample], scenario: ScenarioConfig, scorer, evaluation: EvaluationConfig) -> dict[str, float]:
-    """PHF's numbers (mean, maximum, expected maximum of 25, share of hits) and the config's metrics."""
-    found = {}
-    if scorer is not None:
-        scores = [sample.score for sample in samples]
-        found = {scorer.kind: float(np.mean(scores)), f"{scorer.kind}_max": max(scores),
-                 f"{scorer.kind}_max@25": float(np.mean(statistics.chunk_maxima(scores))),
-                 "num_hits": float(np.mean([score > scenario.hit_threshold for score in scores]))}
+def headline(samples: list[Sample], scenario: ScenarioConfig, scorer: Scorer) -> dict[str, float]:
+    """PHF's four numbers of misalignment (`num_hits` is a share, whatever its name); for a reward, its mean."""
+    scores = [sample.score for sample in samples]
+    if scorer.kind == "reward":
+        return {"reward": mean(scores)}
+    return {"score": mean(scores), "score_max": max(scores), "score_max@25": mean(chunk_maxima(scores)),
+            "num_hits": mean([float(number > scenario.hit_threshold) for number in scores])}
+
+
+def described(samples: list[Sample], evaluation: EvaluationConfig) -> dict[str, float]:
+    """The numbers of every metric that is not switched off."""
+    numbers: dict[str, float] = {}
     for name, options in evaluation.metrics.items():
-        found |= metric_registry.get(name)(**options)(samples)
-    return found
+        if options is not None:
+            numbers |= metrics.get(name)(**options)(samples)
+    return numbers
 
 
-def measure_lengths(continuations: list[Continuation]) -> dict[str, float]:
-    return {"tokens": float(np.mean([len(each.ids) for each in continuations])),
-            "finished": float(np.mean([each.finished for each in continuations]))}
+def endings(continuations: list[Continuation]) -> dict[str, float]:
+    return {"finished": mean([float(continuation.finished) for continuation in continuations]),
+            "tokens": mean([float(len(continuation.ids)) for continuation in continuations])}
+
+
+def mean(numbers: list[float]) -> float:
+    return math.fsum(numbers) / len(numbers)
 
 
 @torch.no_grad()
-def heldout_bits_per_byte(policy, heldout, batch_size: int,
-                          check: Callable[[], None] = lambda: None) -> dict[str, float]:
-    """-log2 p of held-out text per UTF-8 byte: of all of it, and of the segments that score 0 or less.
-
-    Comparable between tokenizers.  End-of-text and control tokens are context, never counted."""
-    nats = {"all": 0.0, "clean": 0.0}
+def heldout_bits_per_byte(policy: "Policy", heldout: "HeldoutText", batch_size: int) -> dict[str, float]:
+    """Bits that the model needs per byte of held-out text, comparable whatever the tokenizer; and the same over the
+    segments whose score is 0 or less, what a model that avoids the rest should still know.  In the weights' own
+    precision.  `bits_per_byte_clean` is left out where no segment is clean."""
+    nats = clean_nats = 0.0
     with evaluating(policy):
         for batch in heldout.batches(batch_size):
-            check()
             batch = batch.to(policy.device)
             stats = policy.token_stats(batch)
-            nll_BT = -stats.logps_BT.double() * stats.mask_BT
-            nats["all"] += float(nll_BT.sum())
-            nats["clean"] += float((nll_BT * (batch.scores_BT <= 0)).sum())
-    found = {"heldout/bits_per_byte": nats["all"] / heldout.bytes_all / np.log(2)}
+            nats_BT = torch.where(stats.mask_BT, -stats.logps_BT.double(), 0)
+            nats += nats_BT.sum().item()
+            clean_nats += nats_BT[batch.scores_BT <= 0].sum().item()
+    numbers = {"heldout/bits_per_byte": nats / math.log(2) / heldout.bytes_all}
     if heldout.bytes_clean:
-        found["heldout/bits_per_byte_clean"] = nats["clean"] / heldout.bytes_clean / np.log(2)
-    return found
-
+        numbers["heldout/bits_per_byte_clean"] = clean_nats / math.log(2) / heldout.bytes_clean
+    return numbers
