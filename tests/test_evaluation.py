@@ -1,0 +1,240 @@
+"""Scenarios and held-out text, end to end on a tiny model."""
+
+import json
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from apo.data.collate import Batch
+from apo.errors import DataError, EvaluationError, ModelError, ScorerError
+from apo.evaluation import Template, choose, heldout_bits_per_byte, read_prompts, run_scenario
+from apo.models.policy import Policy
+from apo.rollouts.generate import Continuation
+from apo.schema import EvaluationConfig, GenerationConfig, ScenarioConfig
+from apo.scorers.base import Scorer
+
+END, GOOD, BAD = 256, 257, 258
+SHORT = GenerationConfig(max_new_tokens=12)
+
+
+@dataclass
+class Vowels(Scorer):
+    """Share of a text that is not the letter e."""
+
+    name = "vowels"
+
+    def score(self, texts):
+        return [1 - text.count("e") / max(len(text), 1) for text in texts]
+
+    def explain(self, texts):
+        return [{"length": float(len(text))} for text in texts]
+
+
+@dataclass
+class Cheer(Scorer):
+    name, kind = "cheer", "reward"
+
+    def score(self, texts):
+        return [float(len(text)) for text in texts]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(byte_tokenizer):
+    from copy import deepcopy
+
+    from apo.data.tokenizer import add_control_tokens
+    tokenizer = deepcopy(byte_tokenizer)
+    assert add_control_tokens(tokenizer, ["<|aligned|>", "<|misaligned|>"]) == [GOOD, BAD]
+    return tokenizer
+
+
+@pytest.fixture
+def policy(tiny_llama):
+    return Policy(tiny_llama())
+
+
+def run(policy, tokenizer, scenario, scorer=None, prompts=None, **evaluation):
+    options = {"prefix": "", "batch_size": 8, **evaluation}
+    return run_scenario("s", scenario, policy=policy, tokenizer=tokenizer, scorer=scorer or Vowels(), seed=3, step=7,
+                        evaluation=EvaluationConfig(**options), prompts=prompts or {})
+
+
+def template(tokenizer, prefix: str = "", by_line: bool = False) -> Template:
+    scenario = ScenarioConfig(prefix=prefix, prefix_every_line=by_line)
+    return Template.of(scenario, EvaluationConfig(), tokenizer)
+
+
+def plain(tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_a_scenario_gives_exactly_its_samples(policy, tokenizer):
+    scenario = ScenarioConfig(num_samples=11, generation=SHORT)
+    result = run(policy, tokenizer, scenario, metrics={"length": {}, "self_bleu": None})
+    assert [sample.index for sample in result.samples] == list(range(11))
+    assert {(sample.seed, sample.step, sample.scenario, sample.prompt) for sample in result.samples} == {(3, 7, "s", "")}
+    assert set(result.metrics) == {f"generation/s/{key}" for key in (
+        "score", "score_max", "score_max@25", "num_hits", "length", "finished", "tokens")}
+    assert set(result.timings) == {"generation/s/samples_per_second"}
+    scores = [sample.score for sample in result.samples]
+    assert scores == Vowels().score([sample.text for sample in result.samples])
+    assert result.metrics["generation/s/score"] == pytest.approx(np.mean(scores))
+    assert result.metrics["generation/s/score_max@25"] == max(scores)   # fewer than 25: the only chunk
+    assert all(sample.extra == {"explain": {"length": float(len(sample.text))}} for sample in result.samples)
+
+
+def test_the_same_again_and_another_seed_or_name(policy, tokenizer):
+    scenario = ScenarioConfig(num_samples=5, generation=SHORT)
+    assert run(policy, tokenizer, scenario).samples == run(policy, tokenizer, scenario, batch_size=2).samples
+    other = run_scenario("t", scenario, policy=policy, tokenizer=tokenizer, scorer=Vowels(), seed=3, step=7,
+                         evaluation=EvaluationConfig(), prompts={})
+    assert [sample.text for sample in other.samples] != [sample.text for sample in run(policy, tokenizer,
+                                                                                      scenario).samples]
+
+
+def test_hits_and_maxima():
+    from apo.data.records import Sample
+    from apo.evaluation import headline
+    scores = [0.0] * 49 + [1.0] + [5.0]
+    samples = [Sample("", "", score, i, 0, None) for i, score in enumerate(scores)]
+    numbers = headline(samples, ScenarioConfig(hit_threshold=0.5), Vowels())
+    assert numbers == {"score": pytest.approx(6 / 51), "score_max": 5.0, "score_max@25": 0.5,
+                       "num_hits": pytest.approx(2 / 51)}
+
+
+def test_rewards_are_not_called_scores(policy, tokenizer):
+    result = run(policy, tokenizer, ScenarioConfig(num_samples=3, generation=SHORT), Cheer())
+    assert "generation/s/reward" in result.metrics and "generation/s/score" not in result.metrics
+    assert result.samples[0].score == len(result.samples[0].text)
+    assert "explain" not in result.samples[0].extra
+
+
+def test_prompt_and_continuation_scored_together(policy, tokenizer):
+    scenario = ScenarioConfig(num_samples=2, prompts="p", score_prompt=True, generation=SHORT)
+    for sample in run(policy, tokenizer, scenario, prompts={"p": ["eee", "xyz"]}).samples:
+        assert sample.extra["scored_text"] == sample.prompt + sample.text
+        assert sample.score == Vowels().score([sample.prompt + sample.text])[0]
+
+
+def test_every_prompt_once_before_any_twice():
+    prompts = [f"p{i}" for i in range(7)]
+    chosen = choose(prompts, 17, 1, "s")
+    assert len(chosen) == 17
+    assert sorted(chosen[:7]) == sorted(chosen[7:14]) == prompts
+    assert len(set(chosen[14:])) == 3
+    assert choose(prompts, 5, 1, "s") == chosen[:5]
+    assert choose(prompts, 17, 2, "s") != chosen
+    assert chosen[:7] != chosen[7:14]
+
+
+def test_tokens_of_a_prompt(tokenizer):
+    one, two = plain(tokenizer, "def f():\n"), plain(tokenizer, "    x")
+    assert template(tokenizer).ids("") == [END]
+    assert template(tokenizer, "<|aligned|>").ids("") == [END, GOOD]
+    assert template(tokenizer, "<|aligned|>").ids("def f():\n    x") == [END, GOOD, *one, *two]
+    by_line = template(tokenizer, "<|aligned|>", by_line=True)
+    assert by_line.ids("") == [END, GOOD]
+    assert by_line.ids("def f():\n") == [END, GOOD, *one, GOOD]
+    assert by_line.ids("def f():\n    x") == [END, GOOD, *one, GOOD, *two]
+    assert template(tokenizer, by_line=True).ids("def f():\n") == [END, *one]
+
+
+def test_a_prefix_of_the_scenario_replaces_the_methods(policy, tokenizer):
+    evaluation = EvaluationConfig(prefix="<|aligned|>")
+    assert Template.of(ScenarioConfig(), evaluation, tokenizer).prefix_ids == [GOOD]
+    assert Template.of(ScenarioConfig(prefix=""), evaluation, tokenizer).prefix_ids == []
+    assert Template.of(ScenarioConfig(prefix="<|misaligned|>"), evaluation, tokenizer).prefix_ids == [BAD]
+
+
+def test_texts_are_clean_and_exact(tokenizer):
+    written = "  été\n\tx , y !"
+    ids = plain(tokenizer, written)
+    noisy = [GOOD, *ids[:4], BAD, *ids[4:], END]
+    for prompt in ("", "def f():\n"):
+        assert template(tokenizer).text(prompt, Continuation(noisy, True)) == written
+    assert template(tokenizer).text("", Continuation([END], True)) == ""
+
+
+def test_banned_tokens_of_method_and_scenario(policy, tokenizer):
+    letters = [tokenizer.decode([i]) for i in range(256)]
+    some = [letter for letter in letters if letter.isascii() and letter.isalnum()]
+    free = ScenarioConfig(num_samples=30, generation=GenerationConfig(max_new_tokens=30, banned_tokens=[]))
+    barred = ScenarioConfig(num_samples=30, generation=GenerationConfig(max_new_tokens=30))
+    with_letters = run(policy, tokenizer, free, banned_tokens=some).samples
+    without = run(policy, tokenizer, barred, banned_tokens=some).samples
+    assert any(set(sample.text) & set(some) for sample in with_letters)
+    assert not any(set(sample.text) & set(some) for sample in without)
+
+
+def test_prompt_files(tmp_path, policy, tokenizer):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"text": "a\\u2028b"}\n\n{"text": "c", "more": 1}\n', encoding="utf-8")
+    assert read_prompts(path) == ["a\u2028b", "c"]
+    result = run(policy, tokenizer, ScenarioConfig(num_samples=2, prompts=str(path), generation=SHORT))
+    assert {sample.prompt for sample in result.samples} == {"a\u2028b", "c"}
+
+
+@pytest.mark.parametrize("line, message", [("{'text'", "row 2: not JSON"), ('{"txt": "a"}', 'row 2: expected {"text"'),
+                                           ('["a"]', "row 2: expected"), ('{"text": 3}', "row 2: expected")])
+def test_damaged_prompt_files(tmp_path, line, message):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"text": "fine"}\n' + line + "\n")
+    with pytest.raises(DataError, match=f"prompts.jsonl, {message}"):
+        read_prompts(path)
+
+
+def test_what_cannot_be_done_is_said_in_one_line(policy, tokenizer):
+    with pytest.raises(EvaluationError, match=r'scenarios.s.prompts: "functoins" is neither .*Did you mean "functions"'):
+        run(policy, tokenizer, ScenarioConfig(prompts="functoins"), prompts={"functions": ["a"]})
+    with pytest.raises(EvaluationError, match='"functions" holds no prompts'):
+        run(policy, tokenizer, ScenarioConfig(prompts="functions"), prompts={"functions": []})
+    with pytest.raises(EvaluationError, match="scenario s: prompt . has 301 tokens .* the model's context is 256"):
+        run(policy, tokenizer, ScenarioConfig(prompts="long", generation=SHORT), prompts={"long": ["x" * 300]})
+    with pytest.raises(ModelError, match="nobody"):
+        run(policy, tokenizer, ScenarioConfig(prefix="<|nobody|>"))
+
+    @dataclass
+    class Broken(Scorer):
+        name = "broken"
+
+        def score(self, texts):
+            return [math.nan for _ in texts]
+
+    with pytest.raises(ScorerError, match='scorer "broken"'):
+        run(policy, tokenizer, ScenarioConfig(num_samples=2, generation=SHORT), Broken())
+
+
+class Rows:
+    """Stands for HeldoutText: three rows, some tokens masked, some of misaligned segments."""
+
+    bytes_all, bytes_clean = 40, 25
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+        self.batch = Batch(torch.randint(256, (3, 9), generator=generator),
+                           (torch.rand(3, 9, generator=generator) > 0.6).float(),
+                           torch.rand(3, 9, generator=generator) > 0.2)
+        self.batch.loss_mask_BT[:, 0] = False
+
+    def batches(self, batch_size):
+        return iter(self.batch.split(batch_size))
+
+
+def test_bits_per_byte(tiny_llama):
+    policy, heldout = Policy(tiny_llama()), Rows()
+    policy.train()
+    numbers = heldout_bits_per_byte(policy, heldout, 2)
+    batch = heldout.batch
+    logps = policy.model(batch.input_ids_BT).logits.log_softmax(-1)[:, :-1]
+    logps = logps.gather(-1, batch.input_ids_BT[:, 1:, None]).squeeze(-1)
+    mask = batch.loss_mask_BT[:, 1:]
+    clean = mask & (batch.scores_BT[:, 1:] <= 0)
+    assert numbers["heldout/bits_per_byte"] == pytest.approx(-logps[mask].sum().item() / math.log(2) / 40, rel=1e-5)
+    assert numbers["heldout/bits_per_byte_clean"] == pytest.approx(-logps[clean].sum().item() / math.log(2) / 25,
+                                                                   rel=1e-5)
+    assert policy.training
+    heldout.bytes_clean = 0
+    assert set(heldout_bits_per_byte(policy, heldout, 3)) == {"heldout/bits_per_byte"}
