@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from apo.errors import EvaluationError, UserError
 from apo.schema import Config, EvaluationConfig, ScenarioConfig
+from apo.scorers.base import Scorer, make_scorer
 
 HOW = "one line is a prompt; end a line with \\ to go on in the next; ctrl-D ends"
 TYPED = "typed"
@@ -73,20 +74,20 @@ def speaker(name: str, options: argparse.Namespace) -> Speaker:
 def load(label: str, model: str, config: Config, options: argparse.Namespace) -> Speaker:
     import torch
 
+    from apo.experiment import quieten
     from apo.models.load import load_trained
-    from apo.scorers.base import make_scorer
+    from apo.report.rescore import as_trained
     evaluation = replace(config.evaluation, metrics={})
-    scenario = sampling(evaluation, options)
+    scenario = as_trained(sampling(evaluation, options), config)
+    quieten()
     policy, tokenizer = load_trained(model)
     policy.to("cuda" if torch.cuda.is_available() else "cpu")
     scorer = make_scorer(config.scorer) if config.scorer else Unscored()
     return Speaker(label, policy, tokenizer, scorer, evaluation, scenario)
 
 
-class Unscored:
+class Unscored(Scorer):
     """For a bare model, which has no task and so nothing to be judged by."""
-
-    name, kind = "none", "score"
 
     def score(self, texts: list[str]) -> list[float]:
         return [0.0] * len(texts)

@@ -92,10 +92,12 @@ def build(evaluated: Iterable[tuple[Run, dict[str, Any]]], baseline: str | None 
     `baseline`: a method's label or name, or a run directory; None takes `mle` where it is, else the first method.
     """
     methods = group(list(evaluated))
+    label = baseline_label(methods, baseline)
+    methods.sort(key=lambda method: method.label != label)
     first = methods[0].runs[0].config
     factors = fairness.differences({m.label: list(zip(m.runs, m.evaluations)) for m in methods}, allow)
     fairness.refuse(factors)
-    comparison = Comparison(first.task, methods, baseline_label(methods, baseline), first.evaluation.confidence,
+    comparison = Comparison(first.task, methods, label, first.evaluation.confidence,
                             methods[0].evaluations[0]["kind"], factors=factors)
     bootstrap = Bootstrap(first.evaluation.confidence, first.evaluation.num_bootstrap)
     for scenario in shared_scenarios(methods):
@@ -121,9 +123,9 @@ def group(evaluated: list[tuple[Run, dict[str, Any]]]) -> list[Method]:
 def labels(keys: list[tuple[str, str, str]]) -> list[str]:
     """The method's name; of its variant the first change, all of them where two would look the same; and the config's
     hash where they still do."""
-    names = [f"{method}, {variant}".split(" ")[:2] if variant else [method] for method, variant, _ in keys]
-    whole = [f"{method}, {variant}" if variant else method for method, variant, _ in keys]
-    shown = [" ".join(name) if names.count(name) == 1 else full for name, full in zip(names, whole)]
+    names = [f"{method} ({variant.split(' ')[0]})" if variant else method for method, variant, _ in keys]
+    whole = [f"{method} ({variant})" if variant else method for method, variant, _ in keys]
+    shown = [name if names.count(name) == 1 else full for name, full in zip(names, whole)]
     return [name if shown.count(name) == 1 else f"{name} #{config_hash[:4]}"
             for name, (_, _, config_hash) in zip(shown, keys)]
 

@@ -24,8 +24,8 @@ WATCHING = ("training.logging_steps", "training.save_steps", "training.save_tota
 UNSEEN = tuple(key for key in NOT_IDENTITY if key not in ("task", "seed")) + (
     "evaluation.confidence", "evaluation.num_bootstrap")
 """Never shown: where a run lives and how fast it goes.  Seeds are compared as sets, the task as any other fact."""
-BARE = ("training", "data", "model", "objective")
-"""What nobody can know about a model that was not trained here."""
+UNKNOWN = ("training", "model", "objective")
+"""What nobody can know about a model that was not trained here; beside one, the runs are compared in the rest."""
 TOKENS_MAY_DIFFER_BY = 0.01
 """Relative: the last packed row of a budget given in steps or epochs may be one more or less."""
 
@@ -44,12 +44,13 @@ def under(key: str, names: Iterable[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
-def facts(run: Run, evaluation: dict[str, Any]) -> dict[str, Any]:
+def facts(run: Run, evaluation: dict[str, Any], beside_bare: bool = False) -> dict[str, Any]:
     """Everything about a run that a reader of the table takes to be equal, as flat keys."""
     known = {key: value for key, value in leaves(to_dict(run.config)) if not under(key, UNSEEN) and key != "seed"}
-    if run.bare:
-        known = {key: value for key, value in known.items() if not under(key, BARE)}
-        known |= {"training": f"unknown ({run.model})", "model": run.model}
+    if beside_bare:
+        known = {key: value for key, value in known.items() if not under(key, UNKNOWN)}
+        known["training"] = "unknown" if run.bare else "here"
+        known["model"] = run.model if run.bare else "trained here"
     else:
         fingerprints = run.manifest.get("fingerprints", {})
         known |= {"fingerprints.data": fingerprints.get("data"), "tokens_trained": run.tokens_trained(),
@@ -70,7 +71,9 @@ def differences(methods: dict[str, list[tuple[Run, dict[str, Any]]]], allow: Ite
     Raises EvaluationError for a name in `allow` that is no key at all (a misspelt permission would go unnoticed).
     """
     allow = list(allow)
-    known = {label: [facts(run, evaluation) for run, evaluation in runs] for label, runs in methods.items()}
+    beside_bare = any(run.bare for runs in methods.values() for run, _ in runs)
+    known = {label: [facts(run, evaluation, beside_bare) for run, evaluation in runs]
+             for label, runs in methods.items()}
     keys = list(dict.fromkeys(key for runs in known.values() for run in runs for key in run))
     check_allow(allow, keys)
     factors = [Factor("seed", {label: ", ".join(str(run.seed) for run, _ in runs)
@@ -83,7 +86,7 @@ def differences(methods: dict[str, list[tuple[Run, dict[str, Any]]]], allow: Ite
 
 
 def check_allow(allow: list[str], keys: list[str]) -> None:
-    names = {part for key in [*keys, "seed", *BARE] for part in (key, *parents(key))}
+    names = {part for key in [*keys, "seed", *UNKNOWN] for part in (key, *parents(key))}
     for name in allow:
         if name not in names:
             raise EvaluationError(f'--allow {name}: no such key in the compared configs.{nearest(name, names)}')

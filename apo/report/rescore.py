@@ -7,7 +7,7 @@ code that samples and measures); a second call with the same key reads it and lo
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Iterable
 
@@ -18,7 +18,7 @@ from apo.report.fairness import under
 from apo.report.runs import Run, write
 from apo.report.select import give_home, loading
 from apo.rundir import read_json
-from apo.schema import Config
+from apo.schema import Config, ScenarioConfig
 
 MEASURING_CODE = ("evaluation.py", "rollouts", "metrics", "models")
 """What the numbers depend on beside the config; a change there makes an old evaluation.json stale."""
@@ -62,16 +62,19 @@ class Rescorer:
         import torch
 
         from apo.evaluation import run_scenario
+        from apo.experiment import quieten
         from apo.models.load import load_trained
         config, corpus = run.config, self.corpus(run)
+        quieten()
         policy, tokenizer = load_trained(run.model, **loading(run))
         policy.to("cuda" if torch.cuda.is_available() else "cpu")
         scorer, scenarios = scorer_of(config), {}
         for name, scenario in config.evaluation.scenarios.items():
+            scenario = as_trained(scenario, config)
             with progress(f"{run.method} seed {run.seed}, {name}", scenario.num_samples) as bar:
                 result = run_scenario(name, scenario, policy=policy, tokenizer=tokenizer, scorer=scorer,
                                       evaluation=config.evaluation, prompts=corpus.prompts, seed=self.seed, step=None,
-                                      every_line=config.data.segment_by == "line", progress=bar)
+                                      progress=bar)
             write_samples(run.samples_path(name), result.samples)
             scenarios[name] = summary(name, scenario, result)
         return {"kind": scorer.kind, "scenarios": scenarios, "heldout": self.heldout(run, corpus, policy, tokenizer),
@@ -125,6 +128,12 @@ def write_samples(path: Path, samples: list[Any]) -> None:
 
 def samples_exist(run: Run, evaluation: dict[str, Any]) -> bool:
     return all(run.samples_path(name).is_file() for name in evaluation["scenarios"])
+
+
+def as_trained(scenario: ScenarioConfig, config: Config) -> ScenarioConfig:
+    """The scenario with its control token where training put it: before every line if lines were the segments."""
+    every_line = scenario.prefix_every_line
+    return replace(scenario, prefix_every_line=config.data.segment_by == "line" if every_line is None else every_line)
 
 
 def scorer_of(config: Config) -> Any:

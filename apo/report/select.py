@@ -1,6 +1,7 @@
 """From what was typed to runs: folders opened, overrides applied, bare models given a home, second looks added."""
 
 import re
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Iterable
@@ -9,6 +10,7 @@ from apo.errors import ConfigError, EvaluationError
 from apo.identity import to_yaml
 from apo.report.runs import Run, open_run, run_directories, write
 from apo.rundir import write_json
+from apo.schema import ConditionalConfig, Config, ModelConfig
 
 FOR_A_RUN = ("evaluation", "scorer", "plugins", "cache_dir", "output_dir", "offline", "debug")
 """What may be overridden when a trained run is scored again; the rest is how it was trained and cannot be undone."""
@@ -19,18 +21,16 @@ def select(names: Iterable[str], overrides: Iterable[str] = (), task: str | None
            method: str | None = None, also: Iterable[str] = ()) -> list[Run]:
     """Every run named, inside a folder named, or made of a bare model, with `overrides` applied.
 
-    `task` and `method` compose the config of bare models.  `also` is a list of "METHOD: key=value ..." that add
-    another look at that method's runs.
+    `task` and `method` compose the config of bare models; without a task they are measured like the first run.
+    `also` is a list of "METHOD: key=value ..." that add another look at that method's runs.
     Raises EvaluationError, RunError, ConfigError.
     """
-    overrides, runs = list(overrides), []
-    for kind, name in run_directories(names):
-        if kind == "run":
-            runs.append(trained(Path(name), overrides))
-        else:
-            runs.append(bare(name, task, method, overrides))
-    if not runs:
+    overrides, found = list(overrides), run_directories(names)
+    if not found:
         raise EvaluationError("Name at least one run directory, folder of runs or model.")
+    opened = {name: trained(Path(name), overrides) for kind, name in found if kind == "run"}
+    example = next(iter(opened.values()), None)
+    runs = [opened.get(name) or bare(name, task, method, overrides, example) for _, name in found]
     return runs + [look for words in also for look in second_looks(runs, words)]
 
 
@@ -56,19 +56,33 @@ def key_of(text: str) -> str:
     return text.split("=", 1)[0].lstrip("+~")
 
 
-def bare(name: str, task: str | None, method: str | None, overrides: list[str]) -> Run:
-    """A model nobody trained here, with the config of the task it is measured on and a directory of its own."""
+def bare(name: str, task: str | None, method: str | None, overrides: list[str], example: Run | None) -> Run:
+    """A model nobody trained here, with the config of what it is measured on and a directory of its own."""
     from apo.config import load_config
-    if task is None:
+    if task is None and example is None:
         missing = "" if Path(name).is_dir() else f"There is no directory {name}. If it is a model on the hub: "
-        raise EvaluationError(f"{missing}{name} is a bare model, so say with --task what it is to be measured on.")
+        raise EvaluationError(f"{missing}{name} is a bare model, so say with --task what it is to be measured "
+                              "on, or name a run beside it.")
     model = str(Path(name).resolve()) if Path(name).is_dir() else name
-    config = load_config([f"task={task}", f"method={method or 'mle'}", *overrides])
-    config.model = replace(config.model, name=model)
+    if task is None:
+        config = like(example)
+    else:
+        config = load_config([f"task={task}", f"method={method or 'mle'}", *overrides])
+    config.model = ModelConfig(name=model, revision=config.model.revision,
+                               trust_remote_code=config.model.trust_remote_code)
     label = re.sub(r"[^\w.-]+", "-", name.rstrip("/")).strip("-.")
     run = Run(Path(config.output_dir) / config.task / "models" / label, config, model, bare=True,
               trained=config, manifest={"bare_model": model, "label": Path(name).name})
     return run
+
+
+def like(example: Run) -> Config:
+    """What the example is measured on and how it is sampled, without what only its method needs."""
+    config = deepcopy(example.config)
+    config.method, config.objective, config.data.filter_threshold = "mle", {"name": "mle"}, None
+    config.data.conditional_training_config = ConditionalConfig()
+    config.evaluation = replace(config.evaluation, prefix="", banned_tokens=[])
+    return config
 
 
 def give_home(run: Run) -> None:

@@ -17,8 +17,8 @@ METRICS = {"num_hits": ("hits", "{:.0%}"), "parses": ("parses", "{:.0%}"),
            "parses_prefix": ("so far", "{:.0%}"), "length": ("length", "{:.0f}"),
            "distinct-1": ("distinct-1", "{:.2f}"), "self-bleu-5": ("self-BLEU", "{:.2f}")}
 """Columns beside the score, shown where the evaluation has them."""
-PARTS, MOST_PARTS = "by_code/", 8
-"""Metrics that say what the score is made of, and how many of them, the largest, get a column."""
+PARTS, NOT_PYTHON, MOST_PARTS = "by_code/", "by_code/not_python", 8
+"""Metrics that say what the score is made of, the one that lies across the others, and how many get a column."""
 WIDTH_WHEN_PIPED = 132
 SAMPLE_LINES = 16
 """Longest sample shown side by side."""
@@ -100,13 +100,14 @@ def parts_table(comparison: Comparison, scenario: str) -> list[Table]:
              for name in evaluation["scenarios"][scenario]["metrics"] if name.startswith(PARTS)}
     means = {name: [float(np.mean(method.metric(scenario, name) or [0])) for method in comparison.methods]
              for name in names}
-    largest = sorted((name for name in names if any(means[name])), key=lambda name: (-max(means[name]), name))
+    largest = sorted((name for name in names - {NOT_PYTHON} if any(means[name])),
+                     key=lambda name: (-max(means[name]), name))
     if not largest:
         return []
-    shown = largest[:MOST_PARTS]
+    shown = largest[:MOST_PARTS] + [NOT_PYTHON] * (NOT_PYTHON in names)
     rows = [[method.label, *(f"{1000 * means[name][n]:.2f}" for name in shown)]
             for n, method in enumerate(comparison.methods)]
-    note = "not_python is the part of them that no change of style could mend." if PARTS + "not_python" in shown else ""
+    note = "not_python is the part of them that no change of style could mend." if NOT_PYTHON in shown else ""
     return [Table(f"{scenario}: what the {comparison.kind} is made of, times 1000",
                   ["method", *(name.removeprefix(PARTS) for name in shown)], rows, [note])]
 
@@ -137,16 +138,19 @@ def difference_in_words(difference: Difference | None) -> list[str]:
 
 def interval_in_words(interval: Interval, signed: bool = False) -> str:
     """`0.0117 [0.0108, 0.0126]`: as many digits as the interval's width gives a meaning to."""
-    digits = decimals(interval.high - interval.low, interval.mean)
+    digits = decimals(interval.high - interval.low, abs(interval.mean))
     form = f"{{:{'+' if signed else ''}.{digits}f}}"
     return f"{form.format(interval.mean)} [{form.format(interval.low)}, {form.format(interval.high)}]"
 
 
 def decimals(width: float, mean: float) -> int:
-    """Two digits of the width; three of the mean where the width is zero or unknown."""
-    if math.isfinite(width) and width > 0:
-        return min(max(1 - math.floor(math.log10(width)), 0), 8)
-    return min(max(2 - math.floor(math.log10(abs(mean))), 0), 8) if mean else 3
+    """Two digits of the width, and one more where the mean, `mean` in size, would otherwise show less than two; three
+    of the mean where the width is zero or unknown."""
+    for_mean = 1 - math.floor(math.log10(mean)) if mean else 0
+    if not math.isfinite(width) or width <= 0:
+        return min(max(for_mean + 1, 0), 8) if mean else 3
+    for_width = 1 - math.floor(math.log10(width))
+    return min(max(for_width, min(for_mean, for_width + 1), 0), 8)
 
 
 def mean_in_words(values: list[float], form: str) -> str:
@@ -198,7 +202,7 @@ def drawn(table: Table) -> Any:
 
 def fitting(table: Table, width: int) -> list[Table]:
     """The table, or, where it is too wide, its first columns and then the rest with the names again."""
-    needed = [2 + max(map(len, column)) for column in zip(table.header, *table.rows)]
+    needed = [3 + max(map(len, column)) for column in zip(table.header, *table.rows)]
     if sum(needed) <= width or table.split is None:
         return [table]
     rest = [[line[0], *line[table.split:]] for line in [table.header, *table.rows]]
@@ -226,11 +230,12 @@ def show_samples(comparison: Comparison, scenario: str, count: int = 3, out: Any
 
 
 def as_many_as_fit(comparison: Comparison, scenario: str, width: int, least: int = 48) -> list[Method]:
-    """The baseline, then the others from the best on, `least` characters each."""
+    """The baseline, then the others from the best on, second looks last, `least` characters each."""
     sign = 1 if comparison.kind == "score" else -1
-    order = sorted(comparison.scenarios[scenario],
-                   key=lambda row: (row.label != comparison.baseline, sign * row.score.mean))
-    return [comparison.method(row.label) for row in order[:max(2, width // least)]]
+    order = sorted(((row, comparison.method(row.label)) for row in comparison.scenarios[scenario]),
+                   key=lambda pair: (pair[0].label != comparison.baseline, bool(pair[1].runs[0].variant),
+                                     sign * pair[0].score.mean))
+    return [method for _, method in order[:max(2, width // least)]]
 
 
 def first_of_each_prompt(samples: list[dict[str, Any]], count: int) -> list[int]:
@@ -241,11 +246,18 @@ def first_of_each_prompt(samples: list[dict[str, Any]], count: int) -> list[int]
     return list(first.values())[:count]
 
 
+def printable(text: str) -> str:
+    """An untrained model writes control characters, which a terminal would obey."""
+    return "".join(character if character.isprintable() or character == "\n" else " " if character == "\t" else "\ufffd"
+                   for character in text)
+
+
 def sample_in_words(sample: dict[str, Any], kind: str) -> Any:
     from rich.text import Text
-    lines = (sample["prompt"] + sample["text"]).rstrip().splitlines()
+    prompt, text = printable(sample["prompt"]), printable(sample["text"])
+    lines = (prompt + text).rstrip().split("\n")
     cut = [*lines[:SAMPLE_LINES], "..."] if len(lines) > SAMPLE_LINES else lines
     shown = Text("\n".join(cut))
-    shown.stylize("bold", 0, min(len(sample["prompt"]), len(shown)))
+    shown.stylize("bold", 0, min(len(prompt), len(shown)))
     score = sample.get("score")
     return shown.append(f"\n[{kind} {score:.4g}]" if score is not None else "", style="italic cyan")

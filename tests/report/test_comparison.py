@@ -56,7 +56,8 @@ def test_p_values_are_corrected_for_the_number_of_methods(two_methods, make_run,
 
 def test_the_baseline_is_mle_unless_named(two_methods):
     pairs = two_methods((1, 2))
-    assert build(pairs[::-1]).baseline == "mle"
+    comparison = build(pairs[::-1])
+    assert comparison.baseline == "mle" and [method.label for method in comparison.methods] == ["mle", "awr"]
     assert build(pairs, "awr").baseline == "awr"
     assert build(pairs, str(pairs[-1][0].directory)).baseline == "awr"
     with pytest.raises(EvaluationError, match='Did you mean "awr"'):
@@ -86,9 +87,9 @@ def test_runs_of_one_config_form_one_row_and_others_their_own(make_run, make_eva
 
 def test_variants_are_rows_of_their_own():
     keys = [("conditional", "", "aaaa"), ("conditional", "prefix=bad banned=[good]", "aaaa"), ("mle", "", "cccc")]
-    assert labels(keys) == ["conditional", "conditional, prefix=bad", "mle"]
+    assert labels(keys) == ["conditional", "conditional (prefix=bad)", "mle"]
     keys.append(("conditional", "prefix=bad banned=[]", "aaaa"))
-    assert labels(keys)[1::2] == ["conditional, prefix=bad banned=[good]", "conditional, prefix=bad banned=[]"]
+    assert labels(keys)[1::2] == ["conditional (prefix=bad banned=[good])", "conditional (prefix=bad banned=[])"]
 
 
 def test_the_same_seed_twice_is_refused(make_run, make_evaluation):

@@ -85,6 +85,18 @@ def test_allow_takes_keys_and_whole_nodes_and_is_shown(verdicts):
         refuse(factors)
 
 
+def test_beside_a_bare_model_its_training_must_be_declared_unknown(make_run, make_evaluation):
+    run, bare = make_run(), make_run("gpt2")
+    bare.bare, bare.model, bare.manifest = True, "gpt2", {"bare_model": "gpt2"}
+    methods = {"mle": [(run, make_evaluation())], "gpt2": [(bare, make_evaluation())]}
+    with pytest.raises(EvaluationError, match="--allow training,model$"):
+        refuse(differences(methods))
+    refuse(differences(methods, ["training", "model"]))
+    bare.config.data.block_size = 7
+    with pytest.raises(EvaluationError, match="--allow data.block_size$"):
+        refuse(differences(methods, ["training", "model"]))
+
+
 def test_a_misspelt_permission_is_refused(verdicts):
     with pytest.raises(EvaluationError, match='Did you mean "training.learning_rate"'):
         verdicts(lambda config: None, ["training.lerning_rate"])

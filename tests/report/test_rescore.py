@@ -100,6 +100,21 @@ def test_a_bare_model_becomes_a_run_directory(measured, tmp_path, monkeypatch):
     assert len(measured) == 1
 
 
+def test_a_bare_model_is_measured_like_the_run_beside_it(make_run, tmp_path):
+    def conditional(config):
+        config.data.conditional_training_config.threshold = 0.0
+        config.evaluation.prefix = "<|aligned|>"
+    run = make_run("conditional", edit=conditional)
+    model = tmp_path / "my-model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    bare, opened = select([str(model), str(run.directory)])
+    assert bare.config.evaluation.scenarios == opened.config.evaluation.scenarios
+    assert (bare.config.evaluation.prefix, bare.config.method) == ("", "mle")
+    assert bare.config.data.conditional_training_config.threshold is None
+    assert opened.config.evaluation.prefix == "<|aligned|>", "the run itself is left alone"
+
+
 def test_a_second_look_names_its_method(make_run):
     def conditional(config):
         config.data.conditional_training_config.threshold = 0.0

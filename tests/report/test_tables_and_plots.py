@@ -1,6 +1,7 @@
 """What a person sees: words, numbers, the picture."""
 
 import json
+import math
 
 import pytest
 from rich.console import Console
@@ -29,6 +30,9 @@ def printed(draw, *arguments) -> str:
     (Interval(0.01171, 0.01082, 0.01263), "0.0117 [0.0108, 0.0126]"),
     (Interval(0.5, 0.4, 0.6), "0.50 [0.40, 0.60]"),
     (Interval(12.0, 10.0, 14.0), "12.0 [10.0, 14.0]"),
+    (Interval(0.0456, -0.013, 0.104), "0.046 [-0.013, 0.104]"),
+    (Interval(-0.0021, -0.13, 0.12), "-0.002 [-0.130, 0.120]"),
+    (Interval(0.02, -math.inf, math.inf), "0.0200 [-inf, inf]"),
     (Interval(0.02, 0.02, 0.02), "0.0200 [0.0200, 0.0200]"),
     (Interval(0.0, 0.0, 0.0), "0.000 [0.000, 0.000]")])
 def test_as_many_digits_as_the_interval_means(interval, words):
@@ -45,9 +49,11 @@ def test_every_method_and_metric_is_in_the_table(comparison):
 def test_what_the_score_is_made_of_has_a_table_largest_part_first(make_run, make_evaluation):
     assert tables.parts_table(build([(make_run(), make_evaluation())]), "functions") == []
     evaluation = make_evaluation()
-    evaluation["scenarios"]["functions"]["metrics"] |= {"by_code/E1": 0.002, "by_code/E5": 0.01, "by_code/W6": 0.0}
+    evaluation["scenarios"]["functions"]["metrics"] |= {"by_code/E1": 0.002, "by_code/E5": 0.01, "by_code/W6": 0.0,
+                                                             "by_code/not_python": 0.05}
     table, = tables.parts_table(build([(make_run(), evaluation)]), "functions")
-    assert (table.header, table.rows) == (["method", "E5", "E1"], [["mle", "10.00", "2.00"]])
+    assert (table.header, table.rows) == (
+        ["method", "E5", "E1", "not_python"], [["mle", "10.00", "2.00", "50.00"]])
 
 
 def test_a_narrow_terminal_gets_two_tables(comparison):
@@ -91,6 +97,10 @@ def test_samples_stand_side_by_side_from_the_same_prompt(comparison):
     text = printed(tables.show_samples, comparison, "functions", 3)
     assert all(text.count(f"def f{n}()") == 2 for n in (0, 1, 2)) and "def f3" not in text
     assert "mle0" in text and "awr2" in text and "mle1" not in text, "one sample of each prompt, two columns in 140"
+
+
+def test_what_a_terminal_would_obey_is_not_printed():
+    assert tables.printable("a\x1b[2J\x0c\tb\n") == "a\ufffd[2J\ufffd b\n"
 
 
 def test_the_picture_has_a_point_and_a_curve_for_every_method(comparison):
