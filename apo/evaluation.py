@@ -9,7 +9,7 @@ random numbers follow from (seed, scenario name), so two models of one seed meet
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from apo.errors import DataError, EvaluationError, nearest
 from apo.metrics.base import metrics, scored_text
 from apo.metrics.statistics import chunk_maxima
 from apo.rollouts.generate import Continuation, evaluating, generate
-from apo.schema import EvaluationConfig, ScenarioConfig
+from apo.schema import Config, EvaluationConfig, ScenarioConfig
 from apo.scorers.base import Scorer, checked
 from apo.seeds import stream, stream_seed
 
@@ -39,7 +39,7 @@ class ScenarioResult:
     timings: dict[str, float]
 
 
-def run_scenario(name: str, scenario: ScenarioConfig, *, policy: "Policy", tokenizer, scorer: Scorer,
+def run_scenario(name: str, scenario: ScenarioConfig, *, policy: "Policy", tokenizer, scorer: Scorer | None,
                  evaluation: EvaluationConfig, prompts: dict[str, list[str]], seed: int, step: int | None = None,
                  progress=None) -> ScenarioResult:
     """Sample, score, measure.
@@ -66,10 +66,17 @@ def run_scenario(name: str, scenario: ScenarioConfig, *, policy: "Policy", token
     seconds = time.perf_counter() - began
     samples = [Sample(prompt, template.text(prompt, continuation), None, index, seed, step, name)
                for index, (prompt, continuation) in enumerate(zip(chosen, continuations))]
-    score(samples, scenario, scorer)
+    if scorer is not None:
+        score(samples, scenario, scorer)
     numbers = headline(samples, scenario, scorer) | described(samples, evaluation) | endings(continuations)
     return ScenarioResult(samples, {f"generation/{name}/{key}": number for key, number in numbers.items()},
                           {f"generation/{name}/samples_per_second": len(samples) / seconds})
+
+
+def as_trained(scenario: ScenarioConfig, config: Config) -> ScenarioConfig:
+    """The scenario with its control token where training put it: before every line if lines were the segments."""
+    every_line = scenario.prefix_every_line
+    return replace(scenario, prefix_every_line=config.data.segment_by == "line" if every_line is None else every_line)
 
 
 # ---- prompts ---------------------------------------------------------------------------------------------------------
@@ -178,8 +185,11 @@ def score(samples: list[Sample], scenario: ScenarioConfig, scorer: Scorer) -> No
             sample.extra["explain"] = parts
 
 
-def headline(samples: list[Sample], scenario: ScenarioConfig, scorer: Scorer) -> dict[str, float]:
-    """PHF's four numbers of misalignment (`num_hits` is a share, whatever its name); for a reward, its mean."""
+def headline(samples: list[Sample], scenario: ScenarioConfig, scorer: Scorer | None) -> dict[str, float]:
+    """PHF's four numbers of misalignment (`num_hits` is a share, whatever its name); for a reward, its mean; nothing
+    where the data bring their scores and no scorer judges new text."""
+    if scorer is None:
+        return {}
     scores = [sample.score for sample in samples]
     if scorer.kind == "reward":
         return {"reward": mean(scores)}

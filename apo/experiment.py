@@ -109,10 +109,12 @@ def quieten() -> None:
 
 def generation_callback(config: Config, parts: Parts):
     from apo.callbacks.generate_and_score import GenerateAndScoreCallback
-    return GenerateAndScoreCallback(config.evaluation, tokenizer=parts.tokenizer, scorer=parts.scorer,
-                                    prompts=parts.prompts, heldout=parts.heldout, seed=config.seed,
-                                    steps_per_epoch=parts.sizes.get("steps_per_epoch") or parts.steps,
-                                    every_line=config.data.segment_by == "line")
+    from apo.evaluation import as_trained
+    scenarios = {name: as_trained(scenario, config) for name, scenario in config.evaluation.scenarios.items()}
+    return GenerateAndScoreCallback(replace(config.evaluation, scenarios=scenarios), tokenizer=parts.tokenizer,
+                                    scorer=parts.scorer, prompts=parts.prompts, heldout=parts.heldout,
+                                    seed=config.seed,
+                                    steps_per_epoch=parts.sizes.get("steps_per_epoch") or parts.steps)
 
 
 def save_final(run: RunDirectory, parts: Parts) -> None:

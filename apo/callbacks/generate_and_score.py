@@ -18,14 +18,12 @@ class GenerateAndScoreCallback(Callback):
         steps_per_epoch: optimiser steps in one pass over the data, for `n_per_epoch`.
         prompts: prompt sets by name.
         heldout: `apo.data.heldout.HeldoutText`, or None where bits per byte is off.
-        every_line: whether training put a control token before every line.
     """
 
     name = "generation"
 
     def __init__(self, config: EvaluationConfig, *, tokenizer, scorer, prompts: dict[str, list[str]], heldout,
-                 seed: int, steps_per_epoch: float, every_line: bool):
-        self.every_line = every_line
+                 seed: int, steps_per_epoch: float):
         self.config, self.tokenizer, self.scorer = config, tokenizer, scorer
         self.prompts, self.heldout, self.seed, self.steps_per_epoch = prompts, heldout, seed, steps_per_epoch
 
@@ -46,12 +44,12 @@ class GenerateAndScoreCallback(Callback):
             with progress(f"sampling {name}", scenario.num_samples) as bar:
                 result = run_scenario(name, scenario, policy=policy, tokenizer=self.tokenizer, scorer=self.scorer,
                                       evaluation=self.config, prompts=self.prompts, seed=self.seed, step=step,
-                                      every_line=self.every_line, progress=_Checked(bar, check))
+                                      progress=_Checked(bar, check))
             measurement.metrics |= result.metrics
             measurement.timings |= result.timings
             measurement.samples[name] = [asdict(sample) for sample in result.samples]
         if self.heldout is not None:
-            measurement.metrics |= heldout_bits_per_byte(policy, self.heldout, self.config.batch_size, check)
+            measurement.metrics |= heldout_bits_per_byte(policy, self.heldout, self.config.batch_size)
         measurement.best = self.best_score(measurement.metrics)
         return measurement
 
