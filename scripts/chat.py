@@ -74,9 +74,9 @@ def speaker(name: str, options: argparse.Namespace) -> Speaker:
 def load(label: str, model: str, config: Config, options: argparse.Namespace) -> Speaker:
     import torch
 
+    from apo.evaluation import as_trained
     from apo.experiment import quieten
     from apo.models.load import load_trained
-    from apo.report.rescore import as_trained
     evaluation = replace(config.evaluation, metrics={})
     scenario = as_trained(sampling(evaluation, options), config)
     quieten()

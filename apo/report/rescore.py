@@ -7,7 +7,7 @@ code that samples and measures); a second call with the same key reads it and lo
 
 import hashlib
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Iterable
 
@@ -18,7 +18,7 @@ from apo.report.fairness import under
 from apo.report.runs import Run, write
 from apo.report.select import give_home, loading
 from apo.rundir import read_json
-from apo.schema import Config, ScenarioConfig
+from apo.schema import Config
 
 MEASURING_CODE = ("evaluation.py", "rollouts", "metrics", "models")
 """What the numbers depend on beside the config; a change there makes an old evaluation.json stale."""
@@ -61,7 +61,7 @@ class Rescorer:
         """Loads the model, samples and scores every scenario, writes the samples, measures held-out text."""
         import torch
 
-        from apo.evaluation import run_scenario
+        from apo.evaluation import as_trained, run_scenario
         from apo.experiment import quieten
         from apo.models.load import load_trained
         config, corpus = run.config, self.corpus(run)
@@ -128,12 +128,6 @@ def write_samples(path: Path, samples: list[Any]) -> None:
 
 def samples_exist(run: Run, evaluation: dict[str, Any]) -> bool:
     return all(run.samples_path(name).is_file() for name in evaluation["scenarios"])
-
-
-def as_trained(scenario: ScenarioConfig, config: Config) -> ScenarioConfig:
-    """The scenario with its control token where training put it: before every line if lines were the segments."""
-    every_line = scenario.prefix_every_line
-    return replace(scenario, prefix_every_line=config.data.segment_by == "line" if every_line is None else every_line)
 
 
 def scorer_of(config: Config) -> Any:

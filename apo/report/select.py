@@ -1,5 +1,6 @@
 """From what was typed to runs: folders opened, overrides applied, bare models given a home, second looks added."""
 
+import json
 import re
 from copy import deepcopy
 from dataclasses import replace
@@ -9,7 +10,6 @@ from typing import Any, Iterable
 from apo.errors import ConfigError, EvaluationError
 from apo.identity import to_yaml
 from apo.report.runs import Run, open_run, run_directories, write
-from apo.rundir import write_json
 from apo.schema import ConditionalConfig, Config, ModelConfig
 
 FOR_A_RUN = ("evaluation", "scorer", "plugins", "cache_dir", "output_dir", "offline", "debug")
@@ -89,7 +89,7 @@ def give_home(run: Run) -> None:
     """Writes what makes a bare model's directory a run directory; does nothing for a run."""
     if run.bare and not run.variant:
         write(run.directory / "config.yaml", to_yaml(run.config))
-        write_json(run.directory / "manifest.json", run.manifest)
+        write(run.directory / "manifest.json", json.dumps(run.manifest, indent=2) + "\n")
 
 
 def second_looks(runs: list[Run], words: str) -> list[Run]:
