@@ -1,4 +1,4 @@
-"""The one way to sample, score and measure a model, while it trains and afterwards: what is compared was measured alike.
+"""The one way to sample, score and measure a model, while it trains and afterwards, so that all are measured alike.
 
 A scenario (PHF's word) is a way of sampling: prompts or none, maybe a control token, generation options.  Each sample
 starts as training documents do: end of text, then the control token, then the prompt, tokenised segment by segment.

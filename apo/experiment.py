@@ -118,7 +118,7 @@ def generation_callback(config: Config, parts: Parts):
 
 
 def save_final(run: RunDirectory, parts: Parts) -> None:
-    from apo.trainer import save_policy
+    from apo.models.save import save_policy
     with run.folder(run.final) as folder:
         save_policy(parts.policy, folder)
         parts.tokenizer.save_pretrained(folder)

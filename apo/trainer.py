@@ -16,14 +16,13 @@ Randomness has no state to save: dropout is seeded anew from (seed, step) before
 import json
 import math
 import signal
-import threading
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -36,12 +35,12 @@ from apo.data.sampling import BatchSource
 from apo.errors import Interrupted, NonFiniteLoss, OutOfMemory
 from apo.metrics import running
 from apo.models.policy import Policy
+from apo.models.save import restore_policy, save_policy
 from apo.objectives.base import Objective
 from apo.rundir import RunDirectory, write_json
 from apo.schema import TrainingConfig
 from apo.seeds import stream_seed
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+from apo.signals import SignalCatcher, StopRequested
 
 
 class TrainingModule(nn.Module):
@@ -66,13 +65,6 @@ class Progressed:
     micro_batch_size: int = 0
     measured: dict[str, int] = field(default_factory=dict)
     """Callback -> last step it measured; -1 before the first."""
-
-
-class StopRequested(Exception):
-    """A signal arrived; raised only where the weights are those of a finished step."""
-
-    def __init__(self, signum: int):
-        self.signum = signum
 
 
 class SourceLoader:
@@ -109,7 +101,7 @@ class ScoredTextTrainer(Trainer):
         self.tokens_per_step, self.extra_metrics = tokens_per_step, extra_metrics or (lambda tokens: {})
         self.progressed = Progressed(measured={callback.name: -1 for callback in self.periodic})
         self.running = running.Running()
-        self.signum: int | None = None
+        self.signals = SignalCatcher()
         self._in_step = False
         self._clock = time.monotonic()
         super().__init__(model=TrainingModule(policy, objective), args=arguments(config, run, seed, max_steps),
@@ -141,7 +133,7 @@ class ScoredTextTrainer(Trainer):
         elif checkpoints.step_of(start) >= self.args.max_steps:
             self._restore_finished(start)
             return
-        with self._signals():
+        with self.signals.catching():
             try:
                 self.train(resume_from_checkpoint=str(start) if start else None)
             except StopRequested as stop:
@@ -167,34 +159,11 @@ class ScoredTextTrainer(Trainer):
         self._load_from_checkpoint(str(start))
         self.state.global_step, self.state.max_steps = checkpoints.step_of(start), self.args.max_steps
         self._restore(start)
-        with self._signals():
+        with self.signals.catching():
             try:
                 self._measure()
             except StopRequested as stop:
                 self._stop(stop.signum)
-
-    @contextmanager
-    def _signals(self):
-        """The first signal asks, a second of the same kind acts as it would without us."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.getsignal(number) for number in SIGNALS}
-
-        def ask(number, frame):
-            self.signum = number
-            signal.signal(number, before[number])
-        for number in SIGNALS:
-            signal.signal(number, ask)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _check_signal(self) -> None:
-        if self.signum is not None:
-            raise StopRequested(self.signum)
 
     # ---- one step ----------------------------------------------------------------------------------------------------
 
@@ -210,7 +179,7 @@ class ScoredTextTrainer(Trainer):
             model.train()
         self._in_step = True
         while True:
-            self._check_signal()
+            self.signals.check()
             torch.manual_seed(stream_seed(self.seed, "dropout", self.step, self.args.process_index))
             try:
                 loss, metrics = self._accumulate(model, batch)
@@ -232,7 +201,7 @@ class ScoredTextTrainer(Trainer):
         step_metrics, losses = running.Running(), []
         parts = batch.split(self.progressed.micro_batch_size)
         for number, part in enumerate(parts):
-            self._check_signal()
+            self.signals.check()
             last = number == len(parts) - 1
             with nullcontext() if last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
@@ -339,7 +308,7 @@ class ScoredTextTrainer(Trainer):
                 continue
             self.run.set_status("running", self.step, self.args.max_steps, f"measuring {callback.name}")
             with torch.random.fork_rng():
-                measurement = callback.measure(self.policy, self.step, self.args.max_steps, self._check_signal)
+                measurement = callback.measure(self.policy, self.step, self.args.max_steps, self.signals.check)
             self._record(callback.name, measurement)
             improved |= self._is_best(measurement.best)
             self._clock = time.monotonic()
@@ -421,20 +390,6 @@ class _Begin(TrainerCallback):
 def finite(value):
     """NaN (a correlation with a constant, say) is null in JSON."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def save_policy(policy: Policy, folder: Path) -> None:
-    policy.model.save_pretrained(folder)
-    if policy.value_head is not None:
-        save_file(policy.value_head.state_dict(), folder / "value_head.safetensors")
-
-
-def restore_policy(policy: Policy, folder: Path) -> None:
-    """Weights into the policy that stands, through transformers' own reader (tied weights, shards, renamed keys)."""
-    loaded = type(policy.model).from_pretrained(folder, dtype=policy.model.dtype, config=policy.model.config)
-    policy.model.load_state_dict(loaded.state_dict())
-    if policy.value_head is not None:
-        policy.value_head.load_state_dict(load_file(folder / "value_head.safetensors"))
 
 
 def arguments(config: TrainingConfig, run: RunDirectory, seed: int, max_steps: int) -> TrainingArguments:

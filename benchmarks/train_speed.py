@@ -23,12 +23,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
+import torch
+from torch.nn import functional as F
 
-from apo.config import load_config  # noqa: E402
-from apo.dry_run import matmul_rate  # noqa: E402
-from apo.trainer import resolve_precision  # noqa: E402
+from apo.config import load_config
+from apo.dry_run import matmul_rate
+from apo.trainer import resolve_precision
 
 WARM_UP_STEPS = 5
 

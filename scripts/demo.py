@@ -12,8 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from apo.console import duration, say  # noqa: E402
-from apo.errors import UserError  # noqa: E402
+from apo.console import duration, say
+from apo.errors import UserError
 
 METHODS = ("mle", "conditional")
 

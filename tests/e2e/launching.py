@@ -84,15 +84,20 @@ def _wait(marker: Path) -> None:
 def _in_step(step: int, marker: Path) -> None:
     """After the first micro-batch's backward, before the second's."""
     from apo.trainer import ScoredTextTrainer
-    check, seen = ScoredTextTrainer._check_signal, []
+    training_step = ScoredTextTrainer.training_step
 
-    def checked(self):
-        if self._in_step and self.step == step:
-            seen.append(1)
-            if len(seen) == 3:      # once at the start of the step, once before each micro-batch
-                _wait(marker)
-        check(self)
-    ScoredTextTrainer._check_signal = checked
+    def stepped(self, *arguments):
+        if self.step == step:
+            check, seen = self.signals.check, []
+
+            def checked():
+                seen.append(1)
+                if len(seen) == 3:      # once at the start of the step, once before each micro-batch
+                    _wait(marker)
+                check()
+            self.signals.check = checked
+        return training_step(self, *arguments)
+    ScoredTextTrainer.training_step = stepped
 
 
 def _in_checkpoint(step: int, marker: Path) -> None:
