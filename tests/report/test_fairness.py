@@ -130,3 +130,16 @@ def test_a_seed_that_disagrees_within_a_method_is_refused(make_run, make_evaluat
     methods = {"mle": [(make_run(seed=1), make_evaluation()), (make_run(seed=2, edit=slow), make_evaluation())]}
     with pytest.raises(EvaluationError, match="training.learning_rate: mle 0.0005 / 1e-05"):
         refuse(differences(methods))
+
+
+@pytest.mark.parametrize("scale, undeclared", [
+    ("demo", set()), ("paper", {"training.learning_rate", "training.effective_batch_size"})])
+def test_phfs_six_methods_may_be_compared_as_they_come(scale, undeclared, tmp_path):
+    """At paper scale AWR and RWR have PHF's own learning rates and batch, and that must be said."""
+    from apo.config import load_config
+    from apo.report.runs import Run
+    methods = {}
+    for name in ("mle", "filtering", "conditional", "unlikelihood", "awr", "rwr"):
+        config = load_config(["task=pep8", f"method={name}", f"scale={scale}"])
+        methods[name] = [(Run(tmp_path / name, config, "final", trained=config), {})]
+    assert {factor.key for factor in differences(methods) if factor.verdict == "undeclared"} == undeclared
