@@ -1,4 +1,4 @@
-"""A policy on disk: a model directory that AutoModelForCausalLM loads, and beside it the value head where there is one."""
+"""A policy on disk: a model directory that AutoModelForCausalLM loads, and its value head in a file beside it."""
 
 from pathlib import Path
 
