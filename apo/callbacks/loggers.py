@@ -7,6 +7,7 @@ same W&B run.  Names are those of PHF and the Trainer: `train/loss`, `generation
 """
 
 import os
+import secrets
 import socket
 from pathlib import Path
 from urllib.parse import urlparse
@@ -76,7 +77,7 @@ class WeightsAndBiases:
         self.wandb = wandb
         mode = wandb_mode(config.offline)
         id_file = run.path / "wandb_id"
-        run_id = id_file.read_text().strip() if id_file.exists() else wandb.util.generate_id()
+        run_id = id_file.read_text().strip() if id_file.exists() else secrets.token_hex(4)
         write_atomic(id_file, run_id + "\n")
         self.run = wandb.init(
             mode=mode, id=run_id, resume="allow", dir=str(run.path), config=to_dict(config),
