@@ -7,9 +7,9 @@ estimates and say what they rest on.
 import time
 from dataclasses import dataclass
 
-from apo.config import run_directory, to_yaml
 from apo.console import duration
 from apo.errors import ConfigError, ModelError, UserError
+from apo.identity import run_directory, to_yaml
 from apo.schema import Config
 
 ADAM_BYTES = 16

@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from apo import provenance
-from apo.config import run_directory, to_yaml
 from apo.console import progress, say, warn
 from apo.errors import ConfigError, RunError, UserError
-from apo.identity import identity
+from apo.identity import identity, run_directory, to_yaml
 from apo.rundir import RunDirectory, command_line, now, read_json, write_atomic, write_json
 from apo.schema import Config
 from apo.scorers.base import Scorer, make_scorer

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 @dataclass
 class ConditionalConfig:
-    """Conditional training (PHF section 3): a control token in front of every segment."""
+    """Conditional training (PHF): a control token in front of every segment."""
 
     threshold: float | dict[Literal["percentile"], float] | None = None
     """Segments with score <= threshold are aligned.  A number or `{percentile: 50}` of the training segments' scores.

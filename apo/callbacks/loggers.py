@@ -73,7 +73,7 @@ class WeightsAndBiases:
             import wandb
         except ImportError as error:
             raise ConfigError("logger.wandb=true needs the package wandb: pip install wandb") from error
-        from apo.config import to_dict
+        from apo.identity import to_dict
         self.wandb = wandb
         mode = wandb_mode(config.offline)
         id_file = run.path / "wandb_id"

@@ -17,7 +17,7 @@ def nll_sum(logps_BT, mask_BT):
 @objectives.register("mle")
 @dataclass
 class MLE(Objective):
-    """Mean cross-entropy per token (PHF eq. 1)."""
+    """Mean cross-entropy per token."""
 
     def compute_loss(self, policy, batch) -> Loss:
         stats = policy.token_stats(batch)

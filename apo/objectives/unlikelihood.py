@@ -1,4 +1,4 @@
-"""Unlikelihood training (Welleck et al. 2019), token-level, as in PHF section 3.
+"""Unlikelihood training (Welleck et al. 2019), token-level, as in PHF.
 
 Deviations from the release, which stay available as `as_released: true`:
 * There `if self.score_threshold:` takes a threshold of exactly 0 for none, so its private-data and PEP8 runs (t = 0)

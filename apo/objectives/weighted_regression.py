@@ -1,4 +1,4 @@
-"""Advantage- and reward-weighted regression (Peng et al. 2019; Peters & Schaal 2007), token-level, as in PHF section 3.
+"""Advantage- and reward-weighted regression (Peng et al. 2019; Peters & Schaal 2007), token-level, as in PHF.
 
 Reward of a token = -score of its segment.  RWR is this class with alpha = 1.
 

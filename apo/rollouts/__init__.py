@@ -1,1 +1,1 @@
-"""Text from a model: sampling here; experience and judges join it with the methods that learn from their own samples."""
+"""Text from a model: sampling here; experience and judges join it with the methods that learn from own samples."""

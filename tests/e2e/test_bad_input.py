@@ -149,8 +149,12 @@ class TestRuns:
 
     def test_read_only_disk(self, capsys, tmp_path, monkeypatch):
         """An injected error: a test that runs as root may write anywhere."""
-        def read_only(self, *_, **__):
-            raise OSError(30, "Read-only file system", str(self))
+        mkdir = Path.mkdir
+
+        def read_only(self, *arguments, **options):
+            if tmp_path in self.parents:
+                raise OSError(30, "Read-only file system", str(self))
+            return mkdir(self, *arguments, **options)
         monkeypatch.setattr(Path, "mkdir", read_only)
         said = refused(capsys, "--task", "pep8", "--method", "mle", *SMOKE, "--output-dir", str(tmp_path / "out"))
         assert "Read-only file system" in said and "--output-dir" in said
