@@ -13,6 +13,7 @@ from pathlib import Path
 from apo import provenance
 from apo.console import progress, say, warn
 from apo.errors import ConfigError, RunError, UserError
+from apo.host import reuse_freed_memory
 from apo.identity import identity, run_directory, to_yaml
 from apo.rundir import RunDirectory, command_line, now, read_json, write_atomic, write_json
 from apo.schema import Config
@@ -76,6 +77,7 @@ def _train_into(run: RunDirectory, config: Config, scorer: Scorer | None, who: d
     from apo.callbacks.loggers import make_loggers
     from apo.trainer import ScoredTextTrainer
     quieten()
+    reuse_freed_memory()
     say(f"run directory: {run.path}")
     write_atomic(run.config_file, to_yaml(config))
     manifest = new_manifest(run, config, who)
