@@ -179,9 +179,10 @@ def score(samples: list[Sample], scenario: ScenarioConfig, scorer: Scorer) -> No
             if sample.prompt:
                 sample.extra["scored_text"] = sample.prompt + sample.text
     texts = [scored_text(sample) for sample in samples]
+    explained = type(scorer).explain is not Scorer.explain      # a text with nothing wrong has no parts either
     for sample, number, parts in zip(samples, checked(scorer, texts), scorer.explain(texts)):
         sample.score = number
-        if parts:
+        if explained:
             sample.extra["explain"] = parts
 
 

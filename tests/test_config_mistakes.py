@@ -41,7 +41,7 @@ def test_a_misspelt_key_in_a_file_names_the_file(tmp_path):
     ("training.lr_scheduler_type=cosin", 'no schedule "cosin". Did you mean "cosine"?'),
     ("training.num_train_epochs=1 training.max_steps=5", "exactly one of num_tokens, max_steps, num_train_epochs"),
     ("training.num_tokens=null", "exactly one of num_tokens, max_steps, num_train_epochs sets the budget; none is set"),
-    ("training.per_device_train_batch_size=3", "must divide training.effective_batch_size=16, got 3; 2 and 4 do"),
+    ("training.per_device_train_batch_size=3", "must divide training.effective_batch_size=8, got 3; 2 and 4 do"),
     ("training.tokens_already_seen=2e6", "must be less than training.num_tokens=1.5e+06"),
     ("training=5", "training: expected a mapping with effective_batch_size"),
     ("data.filter_threshold.percentile=101", "a percentile must be at least 0 and at most 100"),

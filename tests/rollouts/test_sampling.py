@@ -5,8 +5,15 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from apo.rollouts.sampling import (ATTEMPTS, Sampler, in_nucleus, inverse_cdf, sample_nucleus, sample_sorted_nucleus,
-                                   uniforms)
+from apo.rollouts.sampling import (
+    ATTEMPTS,
+    Sampler,
+    in_nucleus,
+    inverse_cdf,
+    sample_nucleus,
+    sample_sorted_nucleus,
+    uniforms,
+)
 from apo.schema import GenerationConfig
 
 DRAWS = 40_000
