@@ -22,15 +22,21 @@ def warn(message: str) -> None:
 
 
 class Progress:
-    """What `progress` yields: `advance(n)`, and `note(text)` for a few words beside the bar."""
+    """What `progress` yields: `advance(n)`, `go_on_from(n)` for work done before this process, and `note(text)` for a
+    few words beside the bar."""
 
     def __init__(self, description: str, total: int | None):
-        self.description, self.total, self.done, self.text = description, total, 0, ""
+        self.description, self.total, self.done, self.before, self.text = description, total, 0, 0, ""
         self.started = self.last_line = time.monotonic()
 
     def advance(self, n: int = 1) -> None:
         self.done += n
         self.show()
+
+    def go_on_from(self, done: int) -> None:
+        """The time left is judged by what this process does."""
+        self.done = self.before = done
+        self.started = time.monotonic()
 
     def note(self, text: str) -> None:
         self.text = text
@@ -52,7 +58,7 @@ class PlainProgress(Progress):
     def line(self, now: float) -> str:
         line = f"{self.description}: {self.done}"
         if self.total:
-            remaining = (now - self.started) / max(self.done, 1) * (self.total - self.done)
+            remaining = (now - self.started) / max(self.done - self.before, 1) * (self.total - self.done)
             line += f"/{self.total} ({100 * self.done / self.total:.0f} %, {duration(remaining)} left)"
         return f"{line}  {self.text}".rstrip()
 
@@ -72,18 +78,21 @@ class BarProgress(Progress):
     def show(self) -> None:
         self.bar.update(self.task, completed=self.done, note=self.text)
 
+    def go_on_from(self, done: int) -> None:
+        super().go_on_from(done)
+        self.bar.reset(self.task, completed=done)
+
     def close(self) -> None:
         self.bar.stop()
 
 
 @contextmanager
-def progress(description: str, total: int | None = None, start: int = 0):
+def progress(description: str, total: int | None = None):
     """`with progress("training", steps) as bar: ...; bar.advance()`."""
     global _active
     outermost = not _active
     kind = Progress if not outermost else BarProgress if sys.stderr.isatty() else PlainProgress
     bar, _active = kind(description, total), True
-    bar.done = start
     try:
         yield bar
     finally:

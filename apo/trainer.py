@@ -380,7 +380,7 @@ class _Begin(TrainerCallback):
             trainer._restore(start)
             say(f"going on from {start}")
             if trainer.bar:
-                trainer.bar.done = state.global_step
+                trainer.bar.go_on_from(state.global_step)
         trainer.run.set_status("running", state.global_step, state.max_steps)
         if trainer._measure():
             trainer._save_checkpoint(trainer.model, None)
