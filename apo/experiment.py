@@ -50,6 +50,8 @@ class Parts:
 
 
 def train(config: Config) -> RunOutcome:
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise RunError("started as one of several processes (WORLD_SIZE), which runs do not support yet: start one")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)   # at import it suggests a package that asks the hub
     run = RunDirectory(run_directory(config))
     with run.owned():
@@ -173,8 +175,7 @@ def make_tokenizer(config: Config, corpus, cache):
 def make_source(config: Config, corpus, store, tokenizer, view):
     """Fixed rows where the data are tokenised beforehand, a stream where they are not."""
     options = {"block_size": config.data.block_size, "effective_batch_size": config.training.effective_batch_size,
-               "seed": config.seed, "rank": int(os.environ.get("RANK", 0)),
-               "world_size": int(os.environ.get("WORLD_SIZE", 1))}
+               "seed": config.seed}
     if store is None:
         from apo.data.streaming import StreamedRows
         return StreamedRows(corpus, tokenizer, view, **options)
@@ -319,7 +320,7 @@ def summary(results: list) -> None:
         state = run.status()["state"] if not failed or run.status()["state"] == "preempted" else "failed"
         if isinstance(result, RunOutcome) and not result.fresh:
             state = "done before"
-        table.add_row(config.task, config.method, str(config.seed), state, _shown(metrics, score_key(config)),
+        table.add_row(config.task, config.method, str(config.seed), state, score_of(config, metrics),
                       _shown(metrics, "heldout/bits_per_byte"), str(run.path))
     Console(width=None, soft_wrap=True).print(table)
     for config, result in results:
@@ -327,9 +328,10 @@ def summary(results: list) -> None:
             say(f"{config.task} {config.method} seed {config.seed}: {result}")
 
 
-def score_key(config: Config) -> str:
-    """The metric that picks the best checkpoint."""
-    return f"generation/{config.evaluation.best or next(iter(config.evaluation.scenarios), '')}/score"
+def score_of(config: Config, metrics: dict) -> str:
+    """The metric that picks the best checkpoint: a score, or a reward."""
+    scenario = f"generation/{config.evaluation.best or next(iter(config.evaluation.scenarios), '')}"
+    return _shown(metrics, f"{scenario}/score" if f"{scenario}/score" in metrics else f"{scenario}/reward")
 
 
 def _shown(metrics: dict, key: str) -> str:

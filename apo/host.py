@@ -1,10 +1,19 @@
-"""Settings of the host's C library that decide how fast a CPU trains."""
+"""What the machine can do, and a setting of its C library that decides how fast a CPU trains."""
 
 import ctypes
 import sys
 
+from apo.lazy import torch
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEEP = 1 << 30
+
+
+def computes_bf16(device) -> bool:
+    """Has the hardware instructions for bf16?  Elsewhere it is emulated, slower than fp32.  `device`: torch.device."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def reuse_freed_memory() -> bool:

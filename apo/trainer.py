@@ -33,6 +33,7 @@ from apo.console import Progress, say, warn
 from apo.data.collate import Batch
 from apo.data.sampling import BatchSource
 from apo.errors import Interrupted, NonFiniteLoss, OutOfMemory
+from apo.host import computes_bf16
 from apo.metrics import running
 from apo.models.policy import Policy
 from apo.models.save import restore_policy, save_policy
@@ -112,6 +113,8 @@ class ScoredTextTrainer(Trainer):
         self.loader = SourceLoader(source, max_steps)
         rows_per_process = config.effective_batch_size // self.args.world_size
         self.progressed.micro_batch_size = min(config.per_device_train_batch_size, rows_per_process)
+        if config.activation_checkpointing:
+            policy.model.activation_checkpointing_enable()
         if config.torch_compile:
             policy.body.compile()
 
@@ -402,7 +405,7 @@ def arguments(config: TrainingConfig, run: RunDirectory, seed: int, max_steps: i
         warmup_steps=warmup, weight_decay=config.weight_decay, adam_beta1=config.adam_beta1,
         adam_beta2=config.adam_beta2, adam_epsilon=config.adam_epsilon, max_grad_norm=config.max_grad_norm,
         optim=config.optim, bf16=precision == "bf16", fp16=precision == "fp16",
-        use_cpu=not torch.cuda.is_available(), activation_checkpointing=config.activation_checkpointing,
+        use_cpu=not torch.cuda.is_available(),
         logging_strategy="no", save_strategy="no", eval_strategy="no", report_to=[], disable_tqdm=True,
         logging_nan_inf_filter=False, ignore_data_skip=True, save_steps=config.save_steps or max(max_steps // 10, 1),
         seed=stream_seed(seed, "trainer") % 2**31, remove_unused_columns=False)
@@ -412,11 +415,8 @@ def resolve_precision(precision: str) -> str:
     """auto: bf16 where the hardware computes in it, else fp32."""
     if precision != "auto":
         return precision
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    fast = fast or getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-    return "bf16" if fast else "fp32"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return "bf16" if computes_bf16(device) else "fp32"
 
 
 def _is_out_of_memory(error: Exception) -> bool:

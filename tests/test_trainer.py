@@ -275,3 +275,22 @@ def test_nothing_but_numbers_in_the_log(make):
 
 def test_precision_by_name():
     assert resolve_precision("fp32") == "fp32" and resolve_precision("auto") in ("bf16", "fp32")
+
+
+def test_activation_checkpointing_changes_memory_not_numbers(make):
+    plain, saving = make("plain", max_steps=2), make("saving", max_steps=2, activation_checkpointing=True)
+    assert saving.policy.model.is_gradient_checkpointing and not plain.policy.model.is_gradient_checkpointing
+    plain.fit(), saving.fit()
+    for (name, a), b in zip(weights(plain).items(), weights(saving).values()):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.slow
+def test_compiled_training_gives_the_same_losses(make):
+    plain, compiled = make("plain", max_steps=2, logging_steps=1), make("compiled", max_steps=2, logging_steps=1,
+                                                                        torch_compile=True)
+    plain.fit(), compiled.fit()
+    losses = [[row["loss"] for row in metrics(trainer)] for trainer in (plain, compiled)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert set(load_file(compiled.run.checkpoints / "checkpoint-2" / "model.safetensors")) == set(
+        load_file(plain.run.checkpoints / "checkpoint-2" / "model.safetensors"))

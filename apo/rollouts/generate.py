@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from apo.errors import EvaluationError
+from apo.host import computes_bf16
 from apo.rollouts.decoder import Decoder, ModelDecoder, Unsupported, attended
 from apo.rollouts.fast_llama import LlamaDecoder
 from apo.rollouts.sampling import Sampler, uniforms
@@ -123,13 +124,6 @@ def compute_dtype(model, precision: Precision) -> torch.dtype:
     if model.dtype != torch.float32 or precision == "fp32":
         return model.dtype
     return torch.bfloat16 if precision == "bf16" or computes_bf16(next(model.parameters()).device) else torch.float32
-
-
-def computes_bf16(device: torch.device) -> bool:
-    """Has the hardware instructions for bf16 (elsewhere it is emulated, slower than fp32)?"""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def choose_engine(model, dtype: torch.dtype, generation: GenerationConfig):
