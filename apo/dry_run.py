@@ -7,6 +7,7 @@ estimates and say what they rest on.
 import time
 from dataclasses import dataclass
 
+from apo.budget import training_steps
 from apo.console import duration
 from apo.errors import ConfigError, ModelError, UserError
 from apo.identity import run_directory, to_yaml
@@ -58,7 +59,6 @@ def facts(config: Config) -> dict[str, str]:
 
 
 def _steps(config: Config) -> int | None:
-    from apo.experiment import training_steps
     if config.training.num_tokens is None and config.training.max_steps is None:
         return None
     return training_steps(config, None)

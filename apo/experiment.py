@@ -11,13 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from apo import provenance
+from apo.budget import ChinchillaLoss, training_steps
 from apo.console import progress, say, warn
-from apo.errors import ConfigError, RunError, UserError
+from apo.errors import RunError, UserError
 from apo.host import reuse_freed_memory
 from apo.identity import identity, run_directory, to_yaml
 from apo.rundir import RunDirectory, command_line, now, read_json, write_atomic, write_json
 from apo.schema import Config
-from apo.scorers.base import Scorer, make_scorer
+from apo.scorers.base import Scorer
+from apo.scorers.make import make_scorer
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -142,7 +144,7 @@ def finish(run: RunDirectory, steps: int) -> None:
 def build(config: Config, scorer: Scorer | None) -> Parts:
     """Data, tokenizer, model and objective of a config; slow the first time, from the cache afterwards."""
     from apo.cache import Cache
-    from apo.data.corpus import prepare
+    from apo.data.prepare import prepare
     from apo.data.thresholds import make_view
     from apo.data.tokenizer import add_control_tokens, single_id, tokenizer_fingerprint
     from apo.models.load import load_policy
@@ -209,35 +211,6 @@ def make_objective(config: Config, store):
     scores = None if store is None else store.segment_scores_S
     resolved = {name: resolve(getattr(objective, name), scores, f"objective.{name}") for name in objective.thresholds}
     return replace(objective, **resolved)
-
-
-def training_steps(config: Config, tokens_per_epoch: float | None) -> int:
-    """Optimiser steps of the whole run, from tokens, steps or epochs, whichever the config sets."""
-    training = config.training
-    if training.max_steps is not None:
-        return training.max_steps
-    tokens = training.num_tokens
-    if tokens is not None:
-        tokens -= training.tokens_already_seen
-    elif tokens_per_epoch is None:
-        raise ConfigError("training.num_train_epochs needs data of known size: set training.num_tokens")
-    else:
-        tokens = training.num_train_epochs * tokens_per_epoch
-    steps = int(tokens // (training.effective_batch_size * config.data.block_size))
-    if steps < 1:
-        raise ConfigError(f"a budget of {tokens:g} tokens is less than one step of {training.effective_batch_size} x "
-                          f"{config.data.block_size} tokens: raise training.num_tokens")
-    return steps
-
-
-class ChinchillaLoss:
-    """The loss that Hoffmann et al. (2022, eq. 10) fitted for N parameters and D tokens; PHF logs it beside the own."""
-
-    def __init__(self, policy):
-        self.parameters = sum(p.numel() for p in policy.model.parameters())
-
-    def __call__(self, tokens: int) -> dict[str, float]:
-        return {"chinchilla_loss": 1.69 + 406.4 / self.parameters ** 0.34 + 410.7 / max(tokens, 1) ** 0.28}
 
 
 # ---- the same run or another -----------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def option_class(node: str, name: str) -> type:
         from apo.objectives.base import objectives
         return objectives.get(name)
     if node == "scorer":
-        from apo.scorers.base import scorer_class
+        from apo.scorers.make import scorer_class
         return scorer_class(name)
     from apo.metrics.base import metrics
     return metrics.get(name)

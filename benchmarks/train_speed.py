@@ -36,7 +36,7 @@ WARM_UP_STEPS = 5
 
 def parts_of(precision: str, steps: int):
     from apo.experiment import build
-    from apo.scorers.base import make_scorer
+    from apo.scorers.make import make_scorer
     config = load_config(["task=pep8", "method=mle", f"training.precision={precision}", "training.num_tokens=null",
                           f"training.max_steps={steps}", "training.warmup_ratio=0"])
     return config, build(config, make_scorer(config.scorer))

@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from apo.errors import EvaluationError, UserError
 from apo.schema import Config, EvaluationConfig, ScenarioConfig
-from apo.scorers.base import Scorer, make_scorer
+from apo.scorers.base import Scorer
+from apo.scorers.make import make_scorer
 
 HOW = "one line is a prompt; end a line with \\ to go on in the next; ctrl-D ends"
 TYPED = "typed"

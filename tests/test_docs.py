@@ -79,7 +79,8 @@ def test_the_scorer_of_the_readme_is_five_lines_and_works(tmp_path, monkeypatch)
     assert len(code.splitlines()) <= 5
     (tmp_path / "my_scorer.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
-    from apo.scorers.base import checked, make_scorer
+    from apo.scorers.base import checked
+    from apo.scorers.make import make_scorer
     scorer = make_scorer({"name": "my_scorer:score"})
     assert checked(scorer, ["good", "bad!"]) == [0.0, 0.25]
 

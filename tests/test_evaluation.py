@@ -244,7 +244,7 @@ def test_a_sample_with_nothing_wrong_is_explained_by_nothing(policy, tokenizer):
     """A scorer that explains gives every sample its parts, also the empty ones: by_code counts them as clean."""
     from apo.data.records import Sample
     from apo.evaluation import score
-    from apo.scorers.base import make_scorer
+    from apo.scorers.make import make_scorer
     samples = [Sample("", text, None, index, 0, None) for index, text in enumerate(("x = 1\n", "x=1\n"))]
     score(samples, ScenarioConfig(), make_scorer({"name": "pep8"}))
     assert samples[0].extra["explain"] == {} and samples[0].score == 0

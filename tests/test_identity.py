@@ -41,7 +41,7 @@ def test_a_new_option_with_a_default_renames_nothing(monkeypatch):
     class Newer(AWR):
         new_option: float = 3.0
     monkeypatch.setattr("apo.identity.option_class", lambda node, name: Newer if node == "objective" else
-                        __import__("apo.scorers.base", fromlist=["x"]).scorer_class(name) if node == "scorer" else
+                        __import__("apo.scorers.make", fromlist=["x"]).scorer_class(name) if node == "scorer" else
                         __import__("apo.metrics.base", fromlist=["x"]).metrics.get(name))
     config.objective["new_option"] = 3.0
     assert config_hash(config) == before

@@ -35,8 +35,8 @@ def test_a_second_start_is_added_not_written_over(tmp_path):
 
 def test_git_state_sees_uncommitted_changes(tmp_path):
     def git(*arguments):
-        subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@t", *arguments], check=True,
-                       capture_output=True)
+        who = ["-c", "user.name=t", "-c", "user.email=t@t"]
+        subprocess.run(["git", "-C", str(tmp_path), *who, *arguments], check=True, capture_output=True)
     git("init", "-q")
     (tmp_path / "file").write_text("one\n")
     git("add", "file")

@@ -20,7 +20,7 @@ from apo.data.records import ScoredText
 from apo.data.scoring import SegmentScorer, annotate
 from apo.data.sources.base import Document, Source, sources
 from apo.data.store import TokenStore, cached_store
-from apo.errors import ConfigError, DataError
+from apo.errors import DataError
 from apo.schema import DataConfig
 
 if TYPE_CHECKING:
@@ -33,16 +33,8 @@ SCORED, SUMMARY = "scored.parquet", "summary.json"
 ROWS_AT_ONCE = 64
 
 
-def prepare(data: DataConfig, scorer: SegmentScorer | None, cache: Cache) -> "Corpus":
-    """The scored corpus of the data options, from the cache or built now.
-
-    Raises DataError for data that cannot be used, ScorerError for scores that are not numbers.
-    """
-    if not 0 <= data.eval_fraction < 1:
-        raise ConfigError(f"data.eval_fraction={data.eval_fraction} must be at least 0 and less than 1")
-    if data.streaming:
-        from apo.data.streaming import prepare_stream
-        return prepare_stream(data, scorer, cache)
+def prepare_corpus(data: DataConfig, scorer: SegmentScorer | None, cache: Cache) -> "Corpus":
+    """Reads and scores every document, unless the cache has them."""
     source = sources.get(data.source)(data)
     key = {"format": FORMAT, "source": data.source, "documents": source.fingerprint(),
            "scorer": scorer.fingerprint() if scorer is not None else None,

@@ -94,7 +94,7 @@ class Rescorer:
 
     def corpus(self, run: Run) -> Any:
         """The run's data, prepared once for all runs that share it.  EvaluationError if it is no longer the same."""
-        from apo.data.corpus import prepare
+        from apo.data.prepare import prepare
         trained = run.trained or run.config
         key = digest([asdict(trained.data), trained.scorer])
         if key not in self._corpora:
@@ -132,7 +132,7 @@ def samples_exist(run: Run, evaluation: dict[str, Any]) -> bool:
 
 def scorer_of(config: Config) -> Any:
     """None where the data bring their scores and nothing judges new text."""
-    from apo.scorers.base import make_scorer
+    from apo.scorers.make import make_scorer
     return make_scorer(config.scorer) if config.scorer else None
 
 

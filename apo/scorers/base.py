@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Sequence
 
-from apo.errors import ConfigError, ScorerError, nearest
+from apo.errors import ScorerError
 from apo.registry import Registry
 
 scorers = Registry("scorer", "apo.scorers")
@@ -72,30 +72,6 @@ class Scorer:
 
 def file_sha256(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def scorer_class(name: str) -> type[Scorer]:
-    """The class whose fields are the options of scorer `name`: a registered one, or a user's `module:function`.
-
-    Raises ConfigError for a name that is neither.  A user's module is imported only when the scorer is first used."""
-    if ":" in name:
-        from apo.scorers.function import function_scorer
-        return function_scorer(name)
-    return scorers.get(name)
-
-
-def make_scorer(options: dict[str, Any]) -> Scorer:
-    """A scorer from a config node `{"name": ..., option: ...}`.  Raises ConfigError for a wrong name or option."""
-    options = dict(options)
-    name = options.pop("name", None)
-    if not name:
-        raise ConfigError('scorer.name is missing: the name of a scorer, or "module:function" for your own')
-    cls = scorer_class(name)
-    known = [field.name for field in dataclasses.fields(cls)]
-    unknown = [key for key in options if key not in known]
-    if unknown:
-        raise ConfigError(f'scorer "{name}" has no option "{key}".{nearest(key, known)}' for key in unknown)
-    return cls(**options)
 
 
 def checked(scorer: Scorer, texts: list[str]) -> list[float]:

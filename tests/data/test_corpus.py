@@ -11,7 +11,8 @@ import pytest
 
 from apo.cache import Cache
 from apo.data import scoring
-from apo.data.corpus import heldout_mask, prepare, text_hash
+from apo.data.corpus import heldout_mask, text_hash
+from apo.data.prepare import prepare
 from apo.data.scoring import annotate
 from apo.data.sources.base import Document
 from apo.data.tokenizer import corpus_tokenizer

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from apo.cache import Cache
-from apo.data.corpus import prepare, text_hash
+from apo.data.corpus import text_hash
+from apo.data.prepare import prepare
 from apo.data.streaming import StreamedRows
 from apo.data.thresholds import ControlTokens, View
 from apo.errors import ConfigError, DataError

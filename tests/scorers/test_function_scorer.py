@@ -6,7 +6,8 @@ import textwrap
 import pytest
 
 from apo.errors import ConfigError, ScorerError
-from apo.scorers.base import checked, make_scorer
+from apo.scorers.base import checked
+from apo.scorers.make import make_scorer
 
 
 @pytest.fixture

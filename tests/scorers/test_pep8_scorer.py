@@ -15,7 +15,7 @@ import pycodestyle
 import pytest
 
 from apo.errors import ConfigError
-from apo.scorers.base import make_scorer
+from apo.scorers.make import make_scorer
 from apo.scorers.pep8 import PEP8Scorer
 
 STDLIB = Path(sysconfig.get_paths()["stdlib"])

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from apo.errors import ConfigError, ScorerError
-from apo.scorers.base import Scorer, checked, checked_segments, make_scorer, scorer_class
+from apo.scorers.base import Scorer, checked, checked_segments
 from apo.scorers.function import FunctionScorer
+from apo.scorers.make import make_scorer, scorer_class
 from apo.scorers.pep8 import PEP8Scorer
 
 
