@@ -259,6 +259,8 @@ class ScoredTextTrainer(Trainer):
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, trial, epoch, ignore_keys, start_time,
                                  learning_rate=None) -> None:
         """Log, then measure, then save, so that a checkpoint holds what was measured at its step."""
+        if not self._in_step:       # the Trainer asks once more at the end of its epoch
+            return
         self._in_step = False
         if self.bar:
             self.bar.advance()
@@ -310,6 +312,9 @@ class ScoredTextTrainer(Trainer):
             if measured or not callback.due(self.step, self.args.max_steps):
                 continue
             self.run.set_status("running", self.step, self.args.max_steps, f"measuring {callback.name}")
+            if self.bar:
+                self.bar.note(f"measuring {callback.name}")
+                self.bar.show()
             with torch.random.fork_rng():
                 measurement = callback.measure(self.policy, self.step, self.args.max_steps, self.signals.check)
             self._record(callback.name, measurement)
