@@ -279,7 +279,7 @@ def test_precision_by_name():
 
 def test_activation_checkpointing_changes_memory_not_numbers(make):
     plain, saving = make("plain", max_steps=2), make("saving", max_steps=2, activation_checkpointing=True)
-    assert saving.policy.model.is_gradient_checkpointing and not plain.policy.model.is_gradient_checkpointing
+    assert saving.policy.model.is_activation_checkpointing and not plain.policy.model.is_activation_checkpointing
     plain.fit(), saving.fit()
     for (name, a), b in zip(weights(plain).items(), weights(saving).values()):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=name)
