@@ -7,6 +7,7 @@ again at any time: a finished run is reported, an unfinished one goes on from it
 import json
 import logging
 import os
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -295,7 +296,7 @@ def summary(results: list) -> None:
             state = "done before"
         table.add_row(config.task, config.method, str(config.seed), state, score_of(config, metrics),
                       _shown(metrics, "heldout/bits_per_byte"), str(run.path))
-    Console(width=None, soft_wrap=True).print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
     for config, result in results:
         if isinstance(result, Exception):
             say(f"{config.task} {config.method} seed {config.seed}: {result}")

@@ -207,10 +207,9 @@ def test_environment_is_quiet_and_offline_when_asked(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DO_NOT_TRACK", "0")
     launch.set_environment(offline=False)
-    assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1" and "WANDB_MODE" not in os.environ
+    assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1" and "HF_HUB_OFFLINE" not in os.environ
     assert os.environ["DO_NOT_TRACK"] == "0", "a user's own word stands"
     launch.set_environment(offline=True)
-    assert [os.environ[name] for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE",
-                                          "WANDB_MODE")] == ["1", "1", "1", "offline"]
+    assert [os.environ[name] for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")] == ["1"] * 3
     for name in (*launch.QUIET, *launch.OFFLINE):
         monkeypatch.delenv(name, raising=False)

@@ -9,6 +9,7 @@ from launching import ROOT
 
 def demo(folder):
     environment = {**os.environ, "COLUMNS": "160"}
+    environment.pop("WANDB_MODE", None)         # transformers announces it on stdout
     return subprocess.run([sys.executable, str(ROOT / "scripts" / "demo.py"), "scale=smoke", "training.max_steps=2"],
                           cwd=folder, capture_output=True, text=True, timeout=600, env=environment)
 
