@@ -34,11 +34,11 @@ from apo.trainer import resolve_precision
 WARM_UP_STEPS = 5
 
 
-def parts_of(precision: str, steps: int):
+def parts_of(precision: str, tokens: int):
     from apo.experiment import build
     from apo.scorers.make import make_scorer
-    config = load_config(["task=pep8", "method=mle", f"training.precision={precision}", "training.num_tokens=null",
-                          f"training.max_steps={steps}", "training.warmup_ratio=0"])
+    config = load_config(["task=pep8", "method=mle", f"training.precision={precision}",
+                          f"training.num_tokens={tokens}", "training.warmup_ratio=0"])
     return config, build(config, make_scorer(config.scorer))
 
 
@@ -113,9 +113,8 @@ def plain(config, parts, batches, state, device) -> float:
 
 def measure(options) -> dict:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    per_step = 16 * 256
-    steps = max(int(options.tokens / per_step), WARM_UP_STEPS + 1)
-    config, parts = parts_of(options.precision, steps)
+    config, parts = parts_of(options.precision, options.tokens)
+    per_step, steps = config.training.effective_batch_size * config.data.block_size, parts.steps
     batches = [parts.source.next() for _ in range(steps)]
     state = {name: value.clone() for name, value in parts.policy.model.state_dict().items()}
     sides = {"ours": lambda: ours(config, parts, batches, state),
