@@ -14,6 +14,7 @@ warning and takes the one before.
 """
 
 import hashlib
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -61,14 +62,23 @@ def latest(folder: Path) -> Path | None:
     """The newest sound checkpoint.  Damaged ones are renamed to `*.broken`, never deleted."""
     for leftover in folder.glob(f".incomplete-{PREFIX}*"):
         shutil.rmtree(leftover)
+    for replaced in folder.glob(f".replaced-{PREFIX}*"):
+        target = folder / replaced.name.removeprefix(".replaced-")
+        shutil.rmtree(replaced) if target.exists() else replaced.rename(target)
     for checkpoint in reversed(listed(folder)):
         problem = damage(checkpoint)
         if problem is None:
             return checkpoint
         warn(f"{checkpoint} is damaged ({problem}); it is set aside as {checkpoint.name}.broken and the one before "
              "it is used")
-        checkpoint.rename(checkpoint.with_name(checkpoint.name + ".broken"))
+        checkpoint.rename(_free_name(checkpoint))
     return None
+
+
+def _free_name(checkpoint: Path) -> Path:
+    """`<name>.broken`, or with a number where the same step was damaged before."""
+    names = (f"{checkpoint.name}.broken{number or ''}" for number in itertools.count())
+    return next(path for name in names if not (path := checkpoint.with_name(name)).exists())
 
 
 def rotate(folder: Path, keep: int, best_step: int | None) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from apo import provenance
 from apo.budget import ChinchillaLoss, training_steps
 from apo.console import progress, say, warn
-from apo.errors import RunError, UserError
+from apo.data.sources.base import sources
+from apo.errors import Interrupted, RunError, UserError
 from apo.host import reuse_freed_memory
 from apo.identity import identity, run_directory, to_yaml
 from apo.rundir import RunDirectory, command_line, now, read_json, write_atomic, write_json
@@ -68,14 +69,25 @@ def train(config: Config) -> RunOutcome:
             return RunOutcome(run.path, "done", last_metrics(run), fresh=False)
         try:
             _train_into(run, config, scorer, who)
-        except UserError as error:
-            if run.status()["state"] != "preempted":
-                run.set_status("failed", run.status().get("step", 0), run.status().get("max_steps", 0), str(error))
-            raise
         except Exception as error:
-            run.set_status("failed", run.status().get("step", 0), run.status().get("max_steps", 0), repr(error))
+            _record_failure(run, error)
             raise
         return RunOutcome(run.path, "done", last_metrics(run), fresh=True)
+
+
+def _record_failure(run: RunDirectory, error: Exception) -> None:
+    """Why it ended, in status and manifest; a preempted run has written its own status."""
+    why = str(error) if isinstance(error, UserError) else repr(error)
+    if not isinstance(error, Interrupted):
+        run.set_status("failed", run.status().get("step", 0), run.status().get("max_steps", 0), why)
+    _end(run, why)
+
+
+def _end(run: RunDirectory, why: str) -> None:
+    manifest = read_json(run.manifest_file)
+    if manifest:
+        manifest["times"]["ended"], manifest["why_ended"] = now(), why
+        write_json(run.manifest_file, manifest)
 
 
 def _train_into(run: RunDirectory, config: Config, scorer: Scorer | None, who: dict) -> None:
@@ -96,7 +108,7 @@ def _train_into(run: RunDirectory, config: Config, scorer: Scorer | None, who: d
             trainer = ScoredTextTrainer(
                 parts.policy, parts.objective, parts.source, config.training, run=run, seed=config.seed,
                 max_steps=parts.steps, tokens_per_step=config.training.effective_batch_size * config.data.block_size,
-                extra_metrics=ChinchillaLoss(parts.policy), loggers=loggers, bar=bar,
+                extra_metrics=ChinchillaLoss(parts.policy), loggers=loggers, bar=bar, tokenizer=parts.tokenizer,
                 callbacks=[generation_callback(config, parts)])
             trainer.fit()
         save_final(run, parts)
@@ -131,10 +143,7 @@ def save_final(run: RunDirectory, parts: Parts) -> None:
 
 
 def finish(run: RunDirectory, steps: int) -> None:
-    manifest = read_json(run.manifest_file)
-    manifest["times"]["ended"] = now()
-    manifest["why_ended"] = "all steps done"
-    write_json(run.manifest_file, manifest)
+    _end(run, "all steps done")
     run.set_status("done", steps, steps)
     say(f"done: {run.path}")
 
@@ -153,6 +162,7 @@ def build(config: Config, scorer: Scorer | None) -> Parts:
     corpus = prepare(config.data, scorer, cache)
     tokenizer = make_tokenizer(config, corpus, cache)
     fingerprints = {"data": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer)}
+    known, vocabulary = tokenizer.get_vocab(), len(tokenizer)
     train_store, heldout_store = corpus.tokenise(tokenizer, cache)
     control_ids = add_control_tokens(tokenizer, control_tokens(config))
     view = make_view(config.data, train_store, single_id(tokenizer, config.data.concat_token, "data.concat_token"),
@@ -161,7 +171,8 @@ def build(config: Config, scorer: Scorer | None) -> Parts:
     objective = make_objective(config, train_store)
     sizes = corpus.describe() | source.describe()
     steps = training_steps(config, sizes.get("tokens_per_epoch"))
-    policy = load_policy(config.model, tokenizer, config.seed, control_ids, objective.needs.value_head,
+    new_ids = [token for name, token in zip(control_tokens(config), control_ids) if name not in known]
+    policy = load_policy(config.model, tokenizer, vocabulary, config.seed, new_ids, objective.needs.value_head,
                          config.data.block_size)
     sizes |= {"parameters": sum(p.numel() for p in policy.model.parameters()), "steps": steps}
     heldout = make_heldout(config, heldout_store, tokenizer, view.eos_id)
@@ -222,6 +233,9 @@ def identify(config: Config, scorer: Scorer | None) -> dict:
     code = {f"plugin {name}": provenance.package_sha256(name) for name in config.plugins}
     if scorer is not None:
         code["scorer"] = scorer.fingerprint()
+    source = sources.get(config.data.source)(config.data)
+    if source.local:
+        code["documents"] = source.fingerprint()
     return identity(config) | code
 
 
@@ -260,8 +274,8 @@ def new_manifest(run: RunDirectory, config: Config, who: dict) -> dict:
     return {"command": start["command"], "config_hash": run.path.name.split("-")[0],
             "identity": who, "git": start["git"], "packages": provenance.packages(),
             "hardware": provenance.hardware(), "environment": provenance.environment(),
-            "seeds": {"seed": config.seed, "streams": ["init", "new_tokens", "order", "rows", "control", "dropout",
-                                                       "sampling"]},
+            "seeds": {"seed": config.seed, "streams": ["init", "new_tokens", "order", "rows", "control", "window",
+                                                       "dropout", "trainer", "prompts", "generation", "heldout"]},
             "times": {"started": start["started"]}, "why_ended": None}
 
 

@@ -7,9 +7,12 @@ from apo.errors import nearest
 from apo.schema import Config
 
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup",
-              "inverse_sqrt", "reduce_lr_on_plateau", "cosine_with_min_lr", "cosine_warmup_with_min_lr",
-              "warmup_stable_decay")
-"""transformers' schedules: listed, because importing them takes seconds."""
+              "inverse_sqrt")
+"""transformers' schedules that need nothing but warm-up and steps: listed, because importing them takes seconds."""
+OPTIMISERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "adamw_bnb_8bit", "adamw_8bit",
+              "lion_8bit", "lion_32bit", "paged_adamw_32bit", "paged_adamw_8bit", "paged_lion_32bit",
+              "paged_lion_8bit", "rmsprop", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit")
+"""Those of transformers that torch and bitsandbytes bring."""
 BUDGETS = ("num_tokens", "max_steps", "num_train_epochs")
 BYTES_AND_END = 257
 """Smallest vocabulary of a byte-level tokenizer: every byte, and the end-of-text token."""
@@ -112,6 +115,8 @@ def _training(config: Config) -> Iterator[tuple[str, str]]:
         yield "training.per_device_train_batch_size", (
             f"must divide training.effective_batch_size={effective}, got {micro}; "
             f"{max(size for size in near if size <= micro)} and {min(size for size in near if size >= micro)} do")
+    if training.optim not in OPTIMISERS:
+        yield "training.optim", f'no optimiser "{training.optim}".{nearest(training.optim, OPTIMISERS)}'
     if training.lr_scheduler_type not in SCHEDULERS:
         yield "training.lr_scheduler_type", (f'no schedule "{training.lr_scheduler_type}".'
                                              f"{nearest(training.lr_scheduler_type, SCHEDULERS)}")

@@ -160,10 +160,13 @@ class RunDirectory:
             if file.is_file():
                 fsync(file)
         fsync(temporary)
+        replaced = target.with_name(f".replaced-{target.name}")
+        shutil.rmtree(replaced, ignore_errors=True)
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(replaced)
         temporary.rename(target)
         fsync(target.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def fsync(path: Path) -> None:

@@ -32,7 +32,7 @@ from apo.callbacks.base import Callback, Measurement
 from apo.console import Progress, say, warn
 from apo.data.collate import Batch
 from apo.data.sampling import BatchSource
-from apo.errors import Interrupted, NonFiniteLoss, OutOfMemory
+from apo.errors import ConfigError, Interrupted, NonFiniteLoss, OutOfMemory
 from apo.host import computes_bf16
 from apo.metrics import running
 from apo.models.policy import Policy
@@ -104,7 +104,7 @@ class ScoredTextTrainer(Trainer):
         self.running = running.Running()
         self.signals = SignalCatcher()
         self._in_step = False
-        self._clock = time.monotonic()
+        self._clock, self._clock_step = time.monotonic(), 0
         super().__init__(model=TrainingModule(policy, objective), args=arguments(config, run, seed, max_steps),
                          callbacks=[])
         for noisy in (PrinterCallback, ProgressCallback):
@@ -280,18 +280,19 @@ class ScoredTextTrainer(Trainer):
         metrics["epoch"] = self.source.epoch
         metrics["documents_seen"] = self.source.documents_seen
         metrics |= self.extra_metrics(self.tokens_seen)
-        self._log_speed(self.step - self.progressed.last_logged)
+        self._log_speed()
         self.progressed.last_logged = self.step
         if self.bar:
             self.bar.note(f"loss {metrics['loss']:.3f}")
         self._write(metrics)
         self.run.set_status("running", self.step, self.args.max_steps)
 
-    def _log_speed(self, steps: int) -> None:
-        seconds = time.monotonic() - self._clock
+    def _log_speed(self) -> None:
+        """Of the steps this process did since the last line."""
+        seconds, steps = time.monotonic() - self._clock, self.step - self._clock_step
         self.run.append(self.run.timings_file, {"step": self.step, "phase": "train", "seconds": round(seconds, 3),
                                                 "tokens_per_second": round(steps * self.tokens_per_step / seconds)})
-        self._clock = time.monotonic()
+        self._clock, self._clock_step = time.monotonic(), self.step
 
     @property
     def tokens_seen(self) -> int:
@@ -315,12 +316,13 @@ class ScoredTextTrainer(Trainer):
             if self.bar:
                 self.bar.note(f"measuring {callback.name}")
                 self.bar.show()
+            began = time.monotonic()
             with torch.random.fork_rng():
                 measurement = callback.measure(self.policy, self.step, self.args.max_steps, self.signals.check)
             self._record(callback.name, measurement)
             improved |= self._is_best(measurement.best)
-            self._clock = time.monotonic()
-        return improved and self.step > 0
+            self._clock += time.monotonic() - began         # measuring is not training
+        return improved
 
     def _record(self, name: str, measurement: Measurement) -> None:
         for scenario, rows in measurement.samples.items():
@@ -333,7 +335,7 @@ class ScoredTextTrainer(Trainer):
         self.progressed.measured[name] = self.step
 
     def _is_best(self, best: float | None) -> bool:
-        if best is None or (self.progressed.best is not None and best >= self.progressed.best):
+        if best is None or self.step == 0 or (self.progressed.best is not None and best >= self.progressed.best):
             return False
         self.progressed.best, self.progressed.best_step = best, self.step
         return True
@@ -347,6 +349,8 @@ class ScoredTextTrainer(Trainer):
         self.progressed.metrics_size = self.run.metrics_size()
         with self.run.folder(target) as folder:
             save_policy(self.policy, folder)
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(folder)
             self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
             self.state.save_to_json(str(folder / "trainer_state.json"))
@@ -363,7 +367,9 @@ class ScoredTextTrainer(Trainer):
         self.source.load_state_dict(state["source"])
         self.loader.cursor = state["source"]
         self.running.load_state_dict(state["running"], self.args.device)
+        micro_batch_size = self.progressed.micro_batch_size
         self.progressed = Progressed(**state["progressed"])
+        self.progressed.micro_batch_size = micro_batch_size     # the user may have named another since
         self.run.truncate_metrics(self.progressed.metrics_size)
 
     def _load_rng_state(self, checkpoint) -> None:
@@ -392,7 +398,7 @@ class _Begin(TrainerCallback):
         trainer.run.set_status("running", state.global_step, state.max_steps)
         if trainer._measure():
             trainer._save_checkpoint(trainer.model, None)
-        trainer._clock = time.monotonic()
+        trainer._clock, trainer._clock_step = time.monotonic(), state.global_step
 
 
 def finite(value):
@@ -404,7 +410,7 @@ def arguments(config: TrainingConfig, run: RunDirectory, seed: int, max_steps: i
     """The Trainer's arguments: one batch a step, nothing logged, saved or evaluated by itself."""
     precision = resolve_precision(config.precision)
     warmup = config.warmup_steps if config.warmup_steps is not None else int(config.warmup_ratio * max_steps)
-    return TrainingArguments(
+    made = TrainingArguments(
         output_dir=str(run.checkpoints), max_steps=max_steps, per_device_train_batch_size=1,
         gradient_accumulation_steps=1, learning_rate=config.learning_rate, lr_scheduler_type=config.lr_scheduler_type,
         warmup_steps=warmup, weight_decay=config.weight_decay, adam_beta1=config.adam_beta1,
@@ -414,10 +420,17 @@ def arguments(config: TrainingConfig, run: RunDirectory, seed: int, max_steps: i
         logging_strategy="no", save_strategy="no", eval_strategy="no", report_to=[], disable_tqdm=True,
         logging_nan_inf_filter=False, ignore_data_skip=True, save_steps=config.save_steps or max(max_steps // 10, 1),
         seed=stream_seed(seed, "trainer") % 2**31, remove_unused_columns=False)
+    # One process trains on one device: the Trainer would wrap the module in DataParallel on a machine with several.
+    # `device` first, since looking at it counts them.
+    if made.device.type == "cuda":
+        made._n_gpu = min(made.n_gpu, 1)
+    return made
 
 
 def resolve_precision(precision: str) -> str:
     """auto: bf16 where the hardware computes in it, else fp32."""
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ConfigError("training.precision=fp16 needs a GPU: use auto, bf16 or fp32 here")
     if precision != "auto":
         return precision
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

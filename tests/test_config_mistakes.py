@@ -38,6 +38,7 @@ def test_a_misspelt_key_in_a_file_names_the_file(tmp_path):
     ("training.learning_rate=0", "training.learning_rate: must be above 0, got 0 (command line)"),
     ("training.max_steps=1.5", "training.max_steps: expected a whole number or null, got 1.5 (command line)"),
     ("training.precision=fp8", "expected auto or fp32 or bf16 or fp16, got 'fp8'"),
+    ("training.optim=adam_torch", 'no optimiser "adam_torch". Did you mean "adamw_torch"?'),
     ("training.lr_scheduler_type=cosin", 'no schedule "cosin". Did you mean "cosine"?'),
     ("training.num_train_epochs=1 training.max_steps=5", "exactly one of num_tokens, max_steps, num_train_epochs"),
     ("training.num_tokens=null", "exactly one of num_tokens, max_steps, num_train_epochs sets the budget; none is set"),

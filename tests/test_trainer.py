@@ -213,6 +213,20 @@ class TestCheckpoints:
         trainer.fit()
         assert [checkpoints.step_of(path) for path in checkpoints.listed(trainer.run.checkpoints)] == [4, 8, 10]
 
+    def test_the_untrained_model_is_never_the_best(self, make):
+        trainer = make(max_steps=4, callbacks=[Probe((0, 1, 4), {0: 0.0, 1: 0.5, 4: 0.7}.get)], save_steps=100)
+        trainer.fit()
+        assert trainer.progressed.best_step == 1
+        assert [checkpoints.step_of(path) for path in checkpoints.listed(trainer.run.checkpoints)] == [1, 4]
+
+    def test_killed_while_a_checkpoint_is_replaced(self, make):
+        """Between the two renames the old one stands under another name: it is taken back."""
+        trainer = make(max_steps=2)
+        trainer.fit()
+        folder = trainer.run.checkpoints
+        (folder / "checkpoint-2").rename(folder / ".replaced-checkpoint-2")
+        assert checkpoints.latest(folder).name == "checkpoint-2"
+
     def test_a_new_best_is_saved_whenever_it_is_measured(self, make):
         trainer = make(max_steps=6, callbacks=[Probe((3,))], save_steps=100)
         trainer.fit()

@@ -106,8 +106,10 @@ class WeightsAndBiases:
 def wandb_mode(offline: bool) -> str:
     """`online` only where a key is set and the server answers."""
     asked = os.environ.get("WANDB_MODE")
-    if asked in ("offline", "disabled") or offline:
-        return asked or "offline"
+    if asked == "disabled":
+        return asked
+    if offline or asked == "offline":
+        return "offline"
     if not _wandb_key():
         say("wandb: no API key (WANDB_API_KEY or `wandb login`): logging offline; `wandb sync` uploads later")
         return "offline"

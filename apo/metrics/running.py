@@ -58,8 +58,9 @@ def correlation(x_BT, y_BT, mask_BT=None) -> Stat:
 def histogram(x_BT, mask_BT, edges: tuple[float, ...]) -> Stat:
     """Counts per bin, logged as `{"edges": [...], "counts": [...]}`."""
     inner = torch.tensor(edges[1:-1], dtype=torch.float64, device=x_BT.device)
-    bins = torch.bucketize(x_BT.detach().double()[mask_BT], inner)
-    return Stat(torch.bincount(bins, minlength=len(edges) - 1).double(), "histogram", tuple(edges))
+    bins = torch.bucketize(x_BT.detach().double(), inner)
+    counts = torch.zeros(len(edges) - 1, dtype=torch.float64, device=x_BT.device)
+    return Stat(counts.scatter_add_(0, bins.flatten(), mask_BT.double().flatten()), "histogram", tuple(edges))
 
 
 def _select(x_BT, mask_BT):

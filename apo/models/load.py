@@ -31,18 +31,18 @@ def load_tokenizer(config: ModelConfig):
     return tokenizer
 
 
-def load_policy(config: ModelConfig, tokenizer, seed: int, control_ids: list[int] = (), value_head: bool = False,
-                block_size: int = 0) -> Policy:
+def load_policy(config: ModelConfig, tokenizer, vocab_size: int, seed: int, new_ids: list[int] = (),
+                value_head: bool = False, block_size: int = 0) -> Policy:
     """The policy as training starts.
 
     Args:
-        tokenizer: with its control tokens already added.
-        control_ids: their ids; the embedding grows by as many rows as they need.
+        vocab_size: of the tokenizer, its own added tokens included, before control tokens were added.
+        new_ids: of the control tokens it did not have; the embedding grows by as many rows as they need.
         block_size: the longest training row, which must fit the model's context.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
     fresh = config.name is None or config.from_scratch
-    model_config = _model_config(AutoConfig, config, tokenizer, block_size)
+    model_config = _model_config(AutoConfig, config, tokenizer, vocab_size, block_size)
     context = getattr(model_config.get_text_config(), "max_position_embeddings", None)
     if context and block_size > context:
         raise ModelError(f"data.block_size={block_size} is longer than the model's context of {context} tokens; "
@@ -55,7 +55,7 @@ def load_policy(config: ModelConfig, tokenizer, seed: int, control_ids: list[int
     else:
         model = _from_hub(AutoModelForCausalLM, config.name, revision=config.revision, config=model_config,
                           dtype=torch.float32, trust_remote_code=config.trust_remote_code, **arguments)
-    add_token_rows(model, list(control_ids), config.new_token_noise, seed)
+    add_token_rows(model, list(new_ids), config.new_token_noise, seed)
     policy = Policy(model, value_head)
     policy.check_head()
     return policy
@@ -79,9 +79,9 @@ def load_trained(directory: str | Path, revision: str | None = None, trust_remot
     return policy.eval(), tokenizer
 
 
-def _model_config(AutoConfig, config: ModelConfig, tokenizer, block_size: int):
+def _model_config(AutoConfig, config: ModelConfig, tokenizer, vocab_size: int, block_size: int):
     if config.name is None:
-        model_config = _fresh_config(AutoConfig, config, _token_ids(tokenizer), block_size)
+        model_config = _fresh_config(AutoConfig, config, _token_ids(tokenizer, vocab_size), block_size)
     else:
         model_config = _from_hub(AutoConfig, config.name, revision=config.revision,
                                  trust_remote_code=config.trust_remote_code)
@@ -91,9 +91,9 @@ def _model_config(AutoConfig, config: ModelConfig, tokenizer, block_size: int):
     return model_config
 
 
-def _token_ids(tokenizer) -> dict:
-    """Ids a fresh model is told of.  The base vocabulary: control tokens come as rows of their own."""
-    return {"vocab_size": tokenizer.vocab_size, "bos_token_id": tokenizer.eos_token_id,
+def _token_ids(tokenizer, vocab_size: int) -> dict:
+    """Ids a fresh model is told of.  Control tokens come as rows of their own."""
+    return {"vocab_size": vocab_size, "bos_token_id": tokenizer.eos_token_id,
             "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
 
 

@@ -73,6 +73,8 @@ class TestMode:
     def test_offline_when_asked(self):
         self.monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
         assert wandb_mode(offline=True) == "offline"
+        self.monkeypatch.setenv("WANDB_MODE", "online")
+        assert wandb_mode(offline=True) == "offline"
 
     def test_offline_where_the_server_does_not_answer_within_seconds(self, capsys):
         """A server that accepts nothing: its queue is full, so that connecting would wait for minutes."""

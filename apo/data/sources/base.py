@@ -69,6 +69,8 @@ class Source(ABC):
 
     name: ClassVar[str]
     record: ClassVar[str] = "scored_text"
+    local: ClassVar[bool] = True
+    """Its fingerprint needs no connection, so it is compared even before a finished run is reported."""
 
     def __init__(self, data: DataConfig):
         self.data = data

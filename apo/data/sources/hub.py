@@ -24,6 +24,8 @@ BATCH = 256
 class Hub(Source):
     """Datasets of the Hugging Face hub, or local copies of them (`data.path`, `data.streaming`)."""
 
+    local = False
+
     def __init__(self, data: DataConfig):
         super().__init__(data)
         if not data.path:
