@@ -155,6 +155,9 @@ def _model(config: Config) -> Iterator[tuple[str, str]]:
 
 def _evaluation(config: Config) -> Iterator[tuple[str, str]]:
     evaluation = config.evaluation
+    chosen = evaluation.scenarios.get(evaluation.best or "")
+    if chosen is not None and not chosen.while_training:
+        yield "evaluation.best", f'"{evaluation.best}" is not measured while training and cannot pick the best'
     if evaluation.best is not None and evaluation.best not in evaluation.scenarios:
         there_are = ", ".join(evaluation.scenarios) or "none"
         yield "evaluation.best", (f'no scenario "{evaluation.best}".{nearest(evaluation.best, evaluation.scenarios)} '

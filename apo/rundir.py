@@ -155,7 +155,12 @@ class RunDirectory:
         temporary = target.with_name(f".incomplete-{target.name}")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        yield temporary
+        try:
+            yield temporary
+        except Exception as error:      # safetensors' and torch's writers have errors of their own for a full disk
+            if "No space left" in str(error) and not isinstance(error, OSError):
+                raise OSError(28, "No space left on device", str(temporary)) from error
+            raise
         for file in sorted(temporary.rglob("*")):
             if file.is_file():
                 fsync(file)

@@ -17,7 +17,7 @@ import json
 import math
 import signal
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,11 +136,22 @@ class ScoredTextTrainer(Trainer):
         elif checkpoints.step_of(start) >= self.args.max_steps:
             self._restore_finished(start)
             return
+        with self._guarded():
+            self.train(resume_from_checkpoint=str(start) if start else None)
+
+    @contextmanager
+    def _guarded(self):
+        """A signal ends in a saved checkpoint, memory that does not suffice in a sentence."""
         with self.signals.catching():
             try:
-                self.train(resume_from_checkpoint=str(start) if start else None)
+                yield
             except StopRequested as stop:
                 self._stop(stop.signum)
+            except RuntimeError as error:       # torch.OutOfMemoryError is one
+                if not _is_out_of_memory(error):
+                    raise
+                raise OutOfMemory("out of memory outside forward and backward (the optimiser's moments, or an "
+                                  "evaluation): lower evaluation.batch_size or choose a smaller model") from error
 
     def _stop(self, signum: int) -> None:
         name = signal.Signals(signum).name
@@ -162,11 +173,8 @@ class ScoredTextTrainer(Trainer):
         self._load_from_checkpoint(str(start))
         self.state.global_step, self.state.max_steps = checkpoints.step_of(start), self.args.max_steps
         self._restore(start)
-        with self.signals.catching():
-            try:
-                self._measure()
-            except StopRequested as stop:
-                self._stop(stop.signum)
+        with self._guarded():
+            self._measure()
 
     # ---- one step ----------------------------------------------------------------------------------------------------
 

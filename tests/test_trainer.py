@@ -147,6 +147,16 @@ def test_out_of_memory_with_one_row_says_what_to_lower(make, monkeypatch):
         trainer.fit()
 
 
+def test_out_of_memory_in_a_measurement_is_a_sentence(make):
+    probe = Probe((2,))
+
+    def hungry(policy, step, max_steps, check):
+        raise torch.OutOfMemoryError("out of memory")
+    probe.measure = hungry
+    with pytest.raises(OutOfMemory, match="evaluation.batch_size"):
+        make(callbacks=[probe]).fit()
+
+
 def test_a_nan_stops_before_the_optimiser_steps(make, monkeypatch):
     trainer = make(max_steps=4)
     compute = trainer.model.objective.compute_loss

@@ -159,11 +159,12 @@ class TestRuns:
         said = refused(capsys, "--task", "pep8", "--method", "mle", *SMOKE, "--output-dir", str(tmp_path / "out"))
         assert "Read-only file system" in said and "--output-dir" in said
 
-    def test_disk_full_in_a_checkpoint(self, capsys, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("kind", [OSError, RuntimeError], ids=["plain", "of a writer in a library"])
+    def test_disk_full_in_a_checkpoint(self, capsys, tmp_path, monkeypatch, kind):
         from apo import checkpoint
 
         def full(folder):
-            raise OSError(28, "No space left on device", str(folder))
+            raise kind(28, "No space left on device", str(folder))
         arguments = ["--task", "pep8", "--method", "mle", *SMOKE, "--output-dir", str(tmp_path)]
         with monkeypatch.context() as patched:
             patched.setattr(checkpoint, "seal", full)
