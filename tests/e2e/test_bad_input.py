@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -218,18 +217,16 @@ with RunDirectory(Path({str(run.path)!r})).owned() as run:
 
 
 class TestConfig:
-    def test_three_mistakes_at_once_in_under_three_seconds(self, root, tmp_path):
+    def test_three_mistakes_at_once(self, root, tmp_path):
         method = tmp_path / "mine.yaml"
         method.write_text("method: mle\ntraining:\n  lerning_rate: 0.1\n")
-        start = time.monotonic()
         done = subprocess.run([sys.executable, "train.py", "--task", "pep8", "--method", str(method),
                                "training.wieght_decay=0.1", "+evaluation.bach_size=3"], cwd=root,
                               capture_output=True, text=True)
-        print(f"{time.monotonic() - start:.2f} s")
         assert done.returncode == 2 and "Traceback" not in done.stderr
         for wrong, right in (("lerning_rate", "learning_rate"), ("wieght_decay", "weight_decay"),
                              ("bach_size", "batch_size")):
-            assert wrong in done.stderr and f'"{right}"' in done.stderr or f"{right}" in done.stderr
+            assert wrong in done.stderr and f'.{right}"' in done.stderr, done.stderr
         assert "mine.yaml" in done.stderr and done.stderr.count("\n  - ") == 3
 
     def test_traceback_only_with_debug(self, capsys, tmp_path):
