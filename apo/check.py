@@ -64,10 +64,16 @@ class Checker:
     def config(self, tree: dict[str, Any]) -> Config:
         """A whole Config; where a value was wrong it holds the default, and `problems` says so."""
         config = self.node(Config, tree, "")
-        config.objective = self.named("objective", config.objective)
-        config.scorer = self.named("scorer", config.scorer)
-        config.evaluation.metrics = {name: self.options("metric", name, options, f"evaluation.metrics.{name}")
-                                     for name, options in config.evaluation.metrics.items()}
+        evaluation = config.evaluation
+        config.objective = self.named("objective", config.objective, "objective")
+        config.scorer = self.named("scorer", config.scorer, "scorer")
+        evaluation.scorer = self.named("scorer", evaluation.scorer, "evaluation.scorer")
+        evaluation.heldout_scorers = {name: self.named("scorer", options, f"evaluation.heldout_scorers.{name}")
+                                      for name, options in evaluation.heldout_scorers.items()}
+        evaluation.metrics = {name: self.options("metric", name, options, f"evaluation.metrics.{name}")
+                              for name, options in evaluation.metrics.items()}
+        config.callbacks = {name: self.options("callback", name, options, f"callbacks.{name}")
+                            for name, options in config.callbacks.items()}
         return config
 
     def node(self, cls: type, tree: Any, path: str) -> Any:
@@ -120,18 +126,18 @@ class Checker:
             return MISSING
         return made
 
-    def named(self, node: str, options: dict[str, Any]) -> dict[str, Any]:
-        """`objective` or `scorer`: the options of the class that `name` means, defaults filled in."""
+    def named(self, kind: str, options: dict[str, Any], path: str) -> dict[str, Any]:
+        """An objective or a scorer: the options of the class that `name` means, defaults filled in."""
         options = dict(options)
         name = options.pop("name", None)
         if name is None and not options or self.partial and name is None:
             return {}
         if not isinstance(name, str):
-            self.complain(f"{node}.name", "must be given" if name is None else f"expected text, got {shown(name)}")
+            self.complain(f"{path}.name", "must be given" if name is None else f"expected text, got {shown(name)}")
             return {}
-        made = self.options(node, name, options, node)
+        made = self.options(kind, name, options, path)
         with suppress(UserError):
-            name = option_class(node, name).name or name
+            name = option_class(kind, name).name or name
         return {"name": name} | made
 
     def options(self, kind: str, name: str, options: dict[str, Any], path: str) -> dict[str, Any]:
@@ -139,7 +145,7 @@ class Checker:
             cls = option_class(kind, name)
         except UserError as error:
             for text in getattr(error, "problems", [str(error)]):
-                self.complain(f"{path}.name" if kind != "metric" else path, text)
+                self.complain(path if kind in ("metric", "callback") else f"{path}.name", text)
             return {}
         before, hints, values = len(self.problems), hints_of(cls), {}
         for key, value in options.items():
@@ -164,7 +170,7 @@ class Checker:
             self.complain(path, str(error))
 
 
-MAPS = ("evaluation.scenarios", "evaluation.metrics")
+MAPS = ("evaluation.scenarios", "evaluation.metrics", "evaluation.heldout_scorers", "callbacks")
 
 
 # ---- types -----------------------------------------------------------------------------------------------------------

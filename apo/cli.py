@@ -24,6 +24,8 @@ COMMAND_LINE = "command line"
 
 LISTED = {"task": "tasks", "method": "methods", "scale": "scales"}
 """Groups that --help and --list show."""
+MANY = {"experiment": "experiments", "model": "models"}
+"""Groups that --list shows and --help, which is one page, does not."""
 
 NODES = {
     "training": "budget, batch size, learning rate, schedule, precision (names of transformers' TrainingArguments)",
@@ -31,7 +33,8 @@ NODES = {
     "data": "source, path, columns, block_size, filter_threshold, conditional_training_config",
     "model": "a fresh model's architecture and size, or a name on the hub: model=hub model.name=gpt2",
     "scorer": "what judges text: scorer=pep8, or your own, scorer=module:function",
-    "evaluation": "scenarios, metrics, how often, how many held-out tokens",
+    "evaluation": "scenarios, metrics, what judges samples, how often, how many held-out tokens",
+    "callbacks": "what else is measured while training, by name",
     "logger": "logger=wandb, logger=[wandb,tensorboard]; JSONL is always written",
 }
 """The public nodes of the config; `seed`, `output_dir` and their like have flags."""
@@ -40,6 +43,7 @@ VALUES = {
     "task": ("NAME|FILE", "what is trained on and judged"),
     "method": ("NAME|FILE", "how"),
     "scale": ("NAME", "size of everything (demo)"),
+    "experiment": ("NAME", "a published setting: task, method, scale and every option of it (--list)"),
     "seed": ("N", "of data order, initialisation, sampling and dropout (1)"),
     "output_dir": ("DIR", "where run directories go (outputs)"),
     "cache_dir": ("DIR", "scored and tokenised data, shareable ($APO_CACHE, else ~/.cache/apo)"),
@@ -56,7 +60,7 @@ SWITCHES = {
 MODES = {
     "dry_run": "print the resolved config, sizes, steps and estimates, and stop",
     "sweep": "let commas make several runs in any option, not only in task, method, seed and scale",
-    "list": "tasks, methods and scales, one per line",
+    "list": "tasks, methods, scales, experiments and models, one per line",
     "help": "this page",
 }
 OVERRIDE = "--override"
@@ -224,8 +228,9 @@ def config_folders(plugins: Iterable[str]) -> list[Path]:
 
 def found(group: str, folders: Iterable[Path] = (CONFIGS,)) -> dict[str, str]:
     """Every option of a group with its line, by name."""
-    files = (file for folder in folders for file in (folder / group).glob("*.yaml"))
-    return {file.stem: first_comment(file) for file in sorted(files, key=lambda file: file.stem)}
+    files = {file.relative_to(folder / group).with_suffix("").as_posix(): file
+             for folder in folders for file in (folder / group).rglob("*.yaml")}
+    return {name: first_comment(files[name]) for name in sorted(files)}
 
 
 def first_comment(file: Path) -> str:
@@ -241,7 +246,7 @@ def first_comment(file: Path) -> str:
 def list_lines(plugins: Iterable[str] = ()) -> Iterator[str]:
     """`task=pep8<TAB>what it is`."""
     folders = config_folders(plugins)
-    for group in LISTED:
+    for group in (*LISTED, *MANY):
         for name, line in found(group, folders).items():
             yield f"{group}={name}\t{line}"
 

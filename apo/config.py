@@ -290,8 +290,8 @@ def _delete(tree, setting: Setting) -> None:
     if node is None or last not in node:
         raise ConfigError(f"~{setting.key}: there is nothing of that name to delete.{nearest(last, node or ())}")
     del node[last]
-    if not parent:
-        tree[last] = {}
+    if not parent or setting.origin is None:    # a node of the schema is emptied, not missing
+        node[last] = {}
 
 
 def contained(tree) -> dict[str, Any]:

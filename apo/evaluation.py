@@ -9,7 +9,7 @@ random numbers follow from (seed, scenario name), so two models of one seed meet
 import json
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +19,12 @@ from apo.data.records import Sample
 from apo.data.sources.base import lines
 from apo.data.tokenizer import single_id
 from apo.errors import DataError, EvaluationError, nearest
-from apo.metrics.base import metrics, scored_text
+from apo.metrics.base import SampleMetric, metrics, scored_text
 from apo.metrics.statistics import chunk_maxima
 from apo.rollouts.generate import Continuation, evaluating, generate
 from apo.schema import Config, EvaluationConfig, ScenarioConfig
 from apo.scorers.base import Scorer, checked
+from apo.scorers.make import make_scorer
 from apo.seeds import stream, stream_seed
 
 if TYPE_CHECKING:
@@ -39,7 +40,32 @@ class ScenarioResult:
     timings: dict[str, float]
 
 
-def run_scenario(name: str, scenario: ScenarioConfig, *, policy: "Policy", tokenizer, scorer: Scorer | None,
+@dataclass
+class Judges:
+    """What samples are judged and described by.  `scorer` is None where the data bring their scores and nothing judges
+    new text; the held-out scorers stand beside it and have no say in anything."""
+
+    scorer: Scorer | None
+    heldout: dict[str, Scorer] = field(default_factory=dict)
+    metrics: list[SampleMetric] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, config: Config, corpus=None) -> "Judges":
+        """Those of a config.  `corpus`: the training data, for metrics that look at it."""
+        scorer = config.evaluation.scorer or config.scorer
+        made = [metrics.get(name)(**options) for name, options in config.evaluation.metrics.items()
+                if options is not None]
+        return cls(make_scorer(scorer) if scorer else None,
+                   {name: make_scorer(options) for name, options in config.evaluation.heldout_scorers.items()},
+                   [metric.bind(corpus) for metric in made])
+
+    def fingerprints(self) -> dict[str, str]:
+        """Of every scorer, by what it is for."""
+        scorers = {"scorer": self.scorer, **{f"heldout scorer {name}": each for name, each in self.heldout.items()}}
+        return {name: scorer.fingerprint() for name, scorer in scorers.items() if scorer is not None}
+
+
+def run_scenario(name: str, scenario: ScenarioConfig, *, policy: "Policy", tokenizer, judges: Judges,
                  evaluation: EvaluationConfig, prompts: dict[str, list[str]], seed: int, step: int | None = None,
                  progress=None) -> ScenarioResult:
     """Sample, score, measure.
@@ -66,9 +92,16 @@ def run_scenario(name: str, scenario: ScenarioConfig, *, policy: "Policy", token
     seconds = time.perf_counter() - began
     samples = [Sample(prompt, template.text(prompt, continuation), None, index, seed, step, name)
                for index, (prompt, continuation) in enumerate(zip(chosen, continuations))]
-    if scorer is not None:
-        score(samples, scenario, scorer)
-    numbers = headline(samples, scenario, scorer) | described(samples, evaluation) | endings(continuations)
+    if scenario.score_prompt:
+        for sample in samples:
+            if sample.prompt:
+                sample.extra["scored_text"] = sample.prompt + sample.text
+    if judges.scorer is not None:
+        score(samples, judges.scorer)
+    numbers = headline([sample.score for sample in samples], scenario, judges.scorer)
+    numbers |= second_opinions(samples, scenario, judges.heldout)
+    numbers |= {key: value for metric in judges.metrics for key, value in metric(samples).items()}
+    numbers |= endings(continuations)
     return ScenarioResult(samples, {f"generation/{name}/{key}": number for key, number in numbers.items()},
                           {f"generation/{name}/samples_per_second": len(samples) / seconds})
 
@@ -172,12 +205,8 @@ class Template:
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
-def score(samples: list[Sample], scenario: ScenarioConfig, scorer: Scorer) -> None:
+def score(samples: list[Sample], scorer: Scorer) -> None:
     """Fills in `score` (in the scorer's own direction) and what belongs to it in `extra`."""
-    if scenario.score_prompt:
-        for sample in samples:
-            if sample.prompt:
-                sample.extra["scored_text"] = sample.prompt + sample.text
     texts = [scored_text(sample) for sample in samples]
     explained = type(scorer).explain is not Scorer.explain      # a text with nothing wrong has no parts either
     for sample, number, parts in zip(samples, checked(scorer, texts), scorer.explain(texts)):
@@ -186,24 +215,25 @@ def score(samples: list[Sample], scenario: ScenarioConfig, scorer: Scorer) -> No
             sample.extra["explain"] = parts
 
 
-def headline(samples: list[Sample], scenario: ScenarioConfig, scorer: Scorer | None) -> dict[str, float]:
+def headline(scores: list[float], scenario: ScenarioConfig, scorer: Scorer | None) -> dict[str, float]:
     """PHF's four numbers of misalignment (`num_hits` is a share, whatever its name); for a reward, its mean; nothing
     where the data bring their scores and no scorer judges new text."""
     if scorer is None:
         return {}
-    scores = [sample.score for sample in samples]
     if scorer.kind == "reward":
         return {"reward": mean(scores)}
     return {"score": mean(scores), "score_max": max(scores), "score_max@25": mean(chunk_maxima(scores)),
             "num_hits": mean([float(number > scenario.hit_threshold) for number in scores])}
 
 
-def described(samples: list[Sample], evaluation: EvaluationConfig) -> dict[str, float]:
-    """The numbers of every metric that is not switched off."""
+def second_opinions(samples: list[Sample], scenario: ScenarioConfig, scorers: dict[str, Scorer]) -> dict[str, float]:
+    """The headline by every held-out scorer, and in every sample what it said."""
     numbers: dict[str, float] = {}
-    for name, options in evaluation.metrics.items():
-        if options is not None:
-            numbers |= metrics.get(name)(**options)(samples)
+    for name, scorer in scorers.items():
+        scores = checked(scorer, [scored_text(sample) for sample in samples])
+        for sample, number in zip(samples, scores):
+            sample.extra.setdefault("heldout_scores", {})[name] = number
+        numbers |= {f"{name}/{key}": value for key, value in headline(scores, scenario, scorer).items()}
     return numbers
 
 

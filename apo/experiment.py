@@ -46,8 +46,11 @@ class Parts:
     objective: object
     source: object
     heldout: object
-    prompts: dict[str, list[str]]
+    corpus: object
     scorer: Scorer | None
+    """What annotates the corpus."""
+    judges: object
+    """What samples are judged by."""
     steps: int
     fingerprints: dict[str, str]
     sizes: dict
@@ -62,7 +65,7 @@ def train(config: Config) -> RunOutcome:
         if config.force:
             run.move_aside()
         scorer = make_scorer(config.scorer) if config.scorer else None
-        who = identify(config, scorer)
+        who = identify(config)
         _refuse_another_run(run, who)
         if run.is_done():
             say(f"{run.path} is finished; nothing to do (force=true trains anew)")
@@ -109,7 +112,7 @@ def _train_into(run: RunDirectory, config: Config, scorer: Scorer | None, who: d
                 parts.policy, parts.objective, parts.source, config.training, run=run, seed=config.seed,
                 max_steps=parts.steps, tokens_per_step=config.training.effective_batch_size * config.data.block_size,
                 extra_metrics=ChinchillaLoss(parts.policy), loggers=loggers, bar=bar, tokenizer=parts.tokenizer,
-                callbacks=[generation_callback(config, parts)])
+                callbacks=[generation_callback(config, parts), *other_callbacks(config, parts)])
             trainer.fit()
         save_final(run, parts)
     finally:
@@ -130,9 +133,18 @@ def generation_callback(config: Config, parts: Parts):
     from apo.evaluation import as_trained
     scenarios = {name: as_trained(scenario, config) for name, scenario in config.evaluation.scenarios.items()}
     return GenerateAndScoreCallback(replace(config.evaluation, scenarios=scenarios), tokenizer=parts.tokenizer,
-                                    scorer=parts.scorer, prompts=parts.prompts, heldout=parts.heldout,
+                                    judges=parts.judges, prompts=parts.corpus.prompts, heldout=parts.heldout,
                                     seed=config.seed,
                                     steps_per_epoch=parts.sizes.get("steps_per_epoch") or parts.steps)
+
+
+def other_callbacks(config: Config, parts: Parts) -> list:
+    """Those that the config names, each with what it may look at."""
+    from apo.cache import Cache
+    from apo.callbacks.base import Context, callbacks
+    context = Context(config, parts.tokenizer, parts.corpus, parts.scorer, Cache(config.cache_dir), parts.source,
+                      parts.sizes.get("steps_per_epoch"))
+    return [callbacks.get(name)(**options).bind(context) for name, options in config.callbacks.items()]
 
 
 def save_final(run: RunDirectory, parts: Parts) -> None:
@@ -157,6 +169,7 @@ def build(config: Config, scorer: Scorer | None) -> Parts:
     from apo.data.prepare import prepare
     from apo.data.thresholds import make_view
     from apo.data.tokenizer import add_control_tokens, single_id, tokenizer_fingerprint
+    from apo.evaluation import Judges
     from apo.models.load import load_policy
     cache = Cache(config.cache_dir)
     corpus = prepare(config.data, scorer, cache)
@@ -176,7 +189,8 @@ def build(config: Config, scorer: Scorer | None) -> Parts:
                          config.data.block_size)
     sizes |= {"parameters": sum(p.numel() for p in policy.model.parameters()), "steps": steps}
     heldout = make_heldout(config, heldout_store, tokenizer, view.eos_id)
-    return Parts(tokenizer, policy, objective, source, heldout, corpus.prompts, scorer, steps, fingerprints, sizes)
+    judges = Judges.of(config, corpus)
+    return Parts(tokenizer, policy, objective, source, heldout, corpus, scorer, judges, steps, fingerprints, sizes)
 
 
 def make_tokenizer(config: Config, corpus, cache):
@@ -228,11 +242,12 @@ def make_objective(config: Config, store):
 # ---- the same run or another -----------------------------------------------------------------------------------------
 
 
-def identify(config: Config, scorer: Scorer | None) -> dict:
+def identify(config: Config) -> dict:
     """What makes two runs the same, as far as it is known before anything is loaded: flat, so that it can be shown."""
     code = {f"plugin {name}": provenance.package_sha256(name) for name in config.plugins}
-    if scorer is not None:
-        code["scorer"] = scorer.fingerprint()
+    judging = {"scorer": config.scorer, "evaluation.scorer": config.evaluation.scorer,
+               **{f"heldout scorer {name}": options for name, options in config.evaluation.heldout_scorers.items()}}
+    code |= {name: make_scorer(options).fingerprint() for name, options in judging.items() if options}
     source = sources.get(config.data.source)(config.data)
     if source.local:
         code["documents"] = source.fingerprint()

@@ -47,16 +47,19 @@ def defaults_of(cls: type) -> dict[str, Any]:
             for name, value in values.items()}
 
 
-def option_class(node: str, name: str) -> type:
-    """The dataclass whose fields are the options of `objective`, `scorer` or one of `evaluation.metrics`.
+def option_class(kind: str, name: str) -> type:
+    """The dataclass whose fields are the options of an objective, a scorer, a metric or a callback.
 
     Raises ConfigError for an unknown name."""
-    if node == "objective":
+    if kind == "objective":
         from apo.objectives.base import objectives
         return objectives.get(name)
-    if node == "scorer":
+    if kind == "scorer":
         from apo.scorers.make import scorer_class
         return scorer_class(name)
+    if kind == "callback":
+        from apo.callbacks.base import callbacks
+        return callbacks.get(name)
     from apo.metrics.base import metrics
     return metrics.get(name)
 
@@ -66,14 +69,19 @@ def changes(config: Config) -> dict[str, Any]:
     tree = to_dict(config)
     flat = dict(leaves(tree))
     base = dict(leaves(to_dict(Config())))
-    for node in ("objective", "scorer"):
-        if tree[node].get("name"):
-            base |= dict(leaves(defaults_of(option_class(node, tree[node]["name"])), f"{node}."))
-    for name in tree["evaluation"]["metrics"]:
-        prefix = f"evaluation.metrics.{name}"
-        flat |= {prefix: {}}
-        base |= dict(leaves(defaults_of(option_class("metric", name)), prefix + "."))
-    for name in tree["evaluation"]["scenarios"]:
+    evaluation = tree["evaluation"]
+    named = {"objective": tree["objective"], "scorer": tree["scorer"], "evaluation.scorer": evaluation["scorer"]}
+    named |= {f"evaluation.heldout_scorers.{name}": node for name, node in evaluation["heldout_scorers"].items()}
+    for path, node in named.items():
+        if node.get("name"):
+            kind = "objective" if path == "objective" else "scorer"
+            base |= dict(leaves(defaults_of(option_class(kind, node["name"])), f"{path}."))
+    for kind, path, node in (("metric", "evaluation.metrics", evaluation["metrics"]),
+                             ("callback", "callbacks", tree["callbacks"])):
+        for name in node:
+            flat |= {f"{path}.{name}": {}}
+            base |= dict(leaves(defaults_of(option_class(kind, name)), f"{path}.{name}."))
+    for name in evaluation["scenarios"]:
         prefix = f"evaluation.scenarios.{name}"
         flat |= {prefix: {}}
         base |= dict(leaves(defaults_of(ScenarioConfig), prefix + "."))

@@ -156,6 +156,11 @@ class EvaluationConfig:
     scenarios: dict[str, ScenarioConfig] = field(default_factory=dict)
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Metrics of a set of samples, name -> options (`{}` for none, null to switch one off)."""
+    scorer: dict[str, Any] = field(default_factory=dict)
+    """What judges samples, where it is another than what annotated the data.  {}: `scorer`."""
+    heldout_scorers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Scorers that nothing is trained on or chosen by, name -> scorer: where a method pleases the scorer and not them,
+    it has learnt the scorer's mistakes.  Logged as `generation/<scenario>/<name>/score`."""
     prefix: str = ""
     """Control token every scenario starts from unless it names its own; set by the method."""
     banned_tokens: list[str] = field(default_factory=list)
@@ -197,7 +202,12 @@ class Config:
     scorer: dict[str, Any] = field(default_factory=dict)
     """`name` of a registered scorer, or `module:function`, and its options."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What else is measured while training, name of a registered callback -> options (null switches one off)."""
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    as_released: bool = False
+    """Published behaviour where a paper's release differs from what its paper says; options refer to it by
+    `${as_released}`."""
     plugins: list[str] = field(default_factory=list)
     """Packages to import before names are looked up; their `configs/` folder joins the search path."""
     output_dir: str = "outputs"
@@ -215,6 +225,7 @@ class Config:
 
 
 NOT_IDENTITY = ("output_dir", "cache_dir", "name", "group", "tags", "offline", "force", "debug", "logger", "plugins",
-                "training.per_device_train_batch_size", "evaluation.batch_size", "task", "method", "seed", "scale")
+                "training.per_device_train_batch_size", "evaluation.batch_size", "task", "method", "seed", "scale",
+                "as_released")
 """Where a run lives, who watches it and how fast it goes: outside the hash that names its directory.  `task`, `method`
-and `seed` stand in the path in clear; `scale` acts only through the options it sets."""
+and `seed` stand in the path in clear; `scale` and `as_released` act only through the options they set."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
 
-from apo.cli import Argument, Request, found, names_in, quoted
+from apo.cli import Argument, Request, config_folders, found, names_in, quoted
 from apo.errors import ConfigError, nearest
 from apo.identity import leaves
 from apo.ranges import BUDGETS
@@ -24,6 +24,10 @@ from apo.schema import LoggerConfig
 GROUPS = ("task", "method", "scale", "model")
 FILE_GROUPS = ("task", "method", "scale")
 """Groups whose option may be the path of a file, in the order in which files apply."""
+SCORERS, HELDOUT = ("scorer", "evaluation.scorer"), "evaluation.heldout_scorers."
+"""Options where `=NAME` is short for `.name=NAME`; in the first two it also drops the options of what stood there."""
+EXPERIMENT = "experiment"
+"""A file of ours in the form of a user's, in front of them all: it names its task, method and scale itself."""
 REQUIRED = ("task", "method")
 FREE_COMMAS = ("task", "method", "scale", "seed")
 """Options whose commas make several runs without --sweep."""
@@ -73,6 +77,10 @@ def is_file(value: str) -> bool:
     return value.endswith((".yml", ".yaml")) or "/" in value
 
 
+def _is_named_file(argument: Argument) -> bool:
+    return argument.key == EXPERIMENT or argument.key in FILE_GROUPS and is_file(argument.value)
+
+
 @dataclass
 class Reader:
     """Turns a request into settings; what is wrong gathers in `problems`."""
@@ -92,11 +100,25 @@ class Reader:
         """The request's arguments with named files replaced by what they say, in front."""
         self.problems += request.problems
         self.plugins += request.plugins
-        named = {argument.key: argument for argument in request.arguments
-                 if argument.key in FILE_GROUPS and is_file(argument.value)}
-        from_files = [line for group in FILE_GROUPS if group in named for line in self.file(group, named[group].value)]
-        return from_files + [argument for argument in request.arguments
-                             if not (argument.key in FILE_GROUPS and is_file(argument.value))]
+        named = {argument.key: argument.value for argument in request.arguments if _is_named_file(argument)}
+        if EXPERIMENT in named:
+            named[EXPERIMENT] = self.experiment(named[EXPERIMENT])
+        from_files = [line for group in (EXPERIMENT, *FILE_GROUPS) if named.get(group)
+                      for line in self.file(group, named[group])]
+        return from_files + [argument for argument in request.arguments if not _is_named_file(argument)]
+
+    def experiment(self, name: str) -> str | None:
+        """The file of a published setting, ours or a plug-in's."""
+        if is_file(name):
+            return name
+        folders, name = config_folders(self.plugins), canonical(name.strip())
+        known = found(EXPERIMENT, folders)
+        if name in known:
+            return str(next(file for folder in folders if (file := folder / EXPERIMENT / f"{name}.yaml").is_file()))
+        hint = "one at a time, please" if "," in name else nearest(name, known).strip()
+        self.problems.append(f'unknown experiment "{name}": {hint or "--list shows them"}')
+        self.unknown_groups = True
+        return None
 
     def file(self, group: str, name: str) -> list[Argument]:
         if "," in name and not Path(name).exists():
@@ -117,7 +139,7 @@ class Reader:
             tree.pop("defaults")
         if group not in tree and group == "task":
             tree["task"] = "custom"
-        elif group not in tree:
+        elif group not in tree and group != EXPERIMENT:
             self.problems.append(f"{name}: does not say which {group} it builds on: add a line `{group}: NAME`")
         return [Argument(f"{path}={spelled(value)}", name) for path, value in leaves(tree)]
 
@@ -154,12 +176,15 @@ class Reader:
             return self.loggers(value, origin, sweep)
         if key in groups and not value.startswith("{"):
             return self.group(key, value, origin, folders)
-        shorthand = key == "scorer" and not value.startswith("{") and value not in ("null", "")
-        key = "scorer.name" if shorthand else key
+        if key.startswith(HELDOUT) and "." not in key.removeprefix(HELDOUT) or key in SCORERS:
+            shorthand = not value.startswith("{") and value not in ("null", "")
+        else:
+            shorthand = False
+        node, key = key, f"{key}.name" if shorthand else key
         choices = self.choices(key, value, origin, sweep)
         if not choices:
             return []
-        return [Setting("scorer", (), None, "delete")] * shorthand + [Setting(key, choices, origin)]
+        return [Setting(node, (), None, "delete")] * (shorthand and node in SCORERS) + [Setting(key, choices, origin)]
 
     def choices(self, key: str, value: str, origin: str, sweep: bool) -> tuple[str, ...]:
         try:

@@ -17,8 +17,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from apo.errors import EvaluationError, UserError
 from apo.schema import Config, EvaluationConfig, ScenarioConfig
-from apo.scorers.base import Scorer
-from apo.scorers.make import make_scorer
 
 HOW = "one line is a prompt; end a line with \\ to go on in the next; ctrl-D ends"
 TYPED = "typed"
@@ -32,15 +30,20 @@ class Speaker:
     label: str
     policy: Any
     tokenizer: Any
-    scorer: Any
+    judges: Any
     evaluation: EvaluationConfig
     scenario: ScenarioConfig
+
+    @property
+    def kind(self) -> str:
+        """Of the number below an answer; a bare model has no task and so nothing that judges it."""
+        return self.judges.scorer.kind if self.judges.scorer else "score"
 
     def complete(self, prompt: str, seed: int) -> Any:
         """One Sample; the seed fixes it."""
         from apo.evaluation import run_scenario
         scenario = replace(self.scenario, num_samples=1, prompts=TYPED if prompt else None)
-        result = run_scenario(TYPED, scenario, policy=self.policy, tokenizer=self.tokenizer, scorer=self.scorer,
+        result = run_scenario(TYPED, scenario, policy=self.policy, tokenizer=self.tokenizer, judges=self.judges,
                               evaluation=self.evaluation, prompts={TYPED: [prompt]}, seed=seed, step=None,
                               progress=None)
         return result.samples[0]
@@ -75,7 +78,7 @@ def speaker(name: str, options: argparse.Namespace) -> Speaker:
 def load(label: str, model: str, config: Config, options: argparse.Namespace) -> Speaker:
     import torch
 
-    from apo.evaluation import as_trained
+    from apo.evaluation import Judges, as_trained
     from apo.experiment import quieten
     from apo.models.load import load_trained
     evaluation = replace(config.evaluation, metrics={})
@@ -83,15 +86,7 @@ def load(label: str, model: str, config: Config, options: argparse.Namespace) ->
     quieten()
     policy, tokenizer = load_trained(model)
     policy.to("cuda" if torch.cuda.is_available() else "cpu")
-    scorer = make_scorer(config.scorer) if config.scorer else Unscored()
-    return Speaker(label, policy, tokenizer, scorer, evaluation, scenario)
-
-
-class Unscored(Scorer):
-    """For a bare model, which has no task and so nothing to be judged by."""
-
-    def score(self, texts: list[str]) -> list[float]:
-        return [0.0] * len(texts)
+    return Speaker(label, policy, tokenizer, Judges(Judges.of(config).scorer), evaluation, scenario)
 
 
 def sampling(evaluation: EvaluationConfig, options: argparse.Namespace) -> ScenarioConfig:
@@ -146,13 +141,9 @@ def show(out: Any, speakers: list[Speaker], samples: list[Any]) -> None:
     table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
     for each in speakers:
         table.add_column(each.label, ratio=1, overflow="fold")
-    table.add_row(*(sample_in_words({"prompt": sample.prompt, "text": sample.text, "score": score_of(each, sample)},
-                                    each.scorer.kind) for each, sample in zip(speakers, samples)))
+    table.add_row(*(sample_in_words({"prompt": sample.prompt, "text": sample.text, "score": sample.score},
+                                    each.kind) for each, sample in zip(speakers, samples)))
     out.print(table)
-
-
-def score_of(speaker: Speaker, sample: Any) -> float | None:
-    return None if isinstance(speaker.scorer, Unscored) else sample.score
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -269,3 +269,27 @@ def test_relaxed(hint, value, made):
 
 def test_described():
     assert described(str | list[str] | None) == "text, a list [text, ...] or null"
+
+
+def test_an_experiment_is_a_file_that_names_its_task_and_method(tmp_path):
+    """In front of the command line, which wins over it."""
+    file = tmp_path / "e.yaml"
+    file.write_text("task: pep8\nmethod: awr\nscale: smoke\nas_released: true\nobjective: {beta: 0.3}\nseed: 4\n")
+    config = load_config([f"experiment={file}", "seed=5"])
+    assert (config.method, config.scale, config.objective["beta"], config.seed) == ("awr", "smoke", 0.3, 5)
+    assert config.as_released
+    same = load_config(["task=pep8", "method=awr", "scale=smoke", "objective.beta=0.3", "seed=5"])
+    assert config_hash(config) == config_hash(same)
+    with pytest.raises(ConfigError, match='unknown experiment "nothing"'):
+        load_config(["experiment=nothing"])
+    with pytest.raises(ConfigError, match="one at a time"):
+        load_config(["experiment=a,b"])
+
+
+def test_what_judges_samples_is_named_as_briefly_as_the_scorer():
+    config = load_config([*PEP8, "evaluation.scorer=pep8", "evaluation.heldout_scorers.strict=pep8",
+                          "evaluation.heldout_scorers.strict.max_line_length=60"])
+    assert config.evaluation.scorer["name"] == "pep8"
+    assert config.evaluation.heldout_scorers["strict"]["max_line_length"] == 60
+    with pytest.raises(ConfigError, match=r'heldout_scorers.strict.name: unknown scorer "pep9".*"pep8"'):
+        load_config([*PEP8, "evaluation.heldout_scorers.strict=pep9"])

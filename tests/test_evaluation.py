@@ -9,10 +9,10 @@ import torch
 
 from apo.data.collate import Batch
 from apo.errors import DataError, EvaluationError, ModelError, ScorerError
-from apo.evaluation import Template, choose, heldout_bits_per_byte, read_prompts, run_scenario
+from apo.evaluation import Judges, Template, choose, heldout_bits_per_byte, read_prompts, run_scenario
 from apo.models.policy import Policy
 from apo.rollouts.generate import Continuation
-from apo.schema import EvaluationConfig, GenerationConfig, ScenarioConfig
+from apo.schema import Config, EvaluationConfig, GenerationConfig, ScenarioConfig
 from apo.scorers.base import Scorer
 
 END, GOOD, BAD = 256, 257, 258
@@ -55,10 +55,11 @@ def policy(tiny_llama):
     return Policy(tiny_llama())
 
 
-def run(policy, tokenizer, scenario, scorer=None, prompts=None, **evaluation):
+def run(policy, tokenizer, scenario, judges=None, prompts=None, **evaluation):
     options = {"prefix": "", "batch_size": 8, **evaluation}
-    return run_scenario("s", scenario, policy=policy, tokenizer=tokenizer, scorer=scorer or Vowels(), seed=3, step=7,
-                        evaluation=EvaluationConfig(**options), prompts=prompts or {})
+    return run_scenario("s", scenario, policy=policy, tokenizer=tokenizer, seed=3, step=7,
+                        judges=judges or Judges(Vowels()), prompts=prompts or {},
+                        evaluation=EvaluationConfig(**options))
 
 
 def template(tokenizer, prefix: str = "", by_line: bool = False) -> Template:
@@ -72,7 +73,8 @@ def plain(tokenizer, text: str) -> list[int]:
 
 def test_a_scenario_gives_exactly_its_samples(policy, tokenizer):
     scenario = ScenarioConfig(num_samples=11, generation=SHORT)
-    result = run(policy, tokenizer, scenario, metrics={"length": {}, "self_bleu": None})
+    config = Config(evaluation=EvaluationConfig(metrics={"length": {}}))
+    result = run(policy, tokenizer, scenario, Judges(Vowels(), metrics=Judges.of(config).metrics))
     assert [sample.index for sample in result.samples] == list(range(11))
     about = {(sample.seed, sample.step, sample.scenario, sample.prompt) for sample in result.samples}
     assert about == {(3, 7, "s", "")}
@@ -89,24 +91,44 @@ def test_a_scenario_gives_exactly_its_samples(policy, tokenizer):
 def test_the_same_again_and_another_seed_or_name(policy, tokenizer):
     scenario = ScenarioConfig(num_samples=5, generation=SHORT)
     assert run(policy, tokenizer, scenario).samples == run(policy, tokenizer, scenario, batch_size=2).samples
-    other = run_scenario("t", scenario, policy=policy, tokenizer=tokenizer, scorer=Vowels(), seed=3, step=7,
+    other = run_scenario("t", scenario, policy=policy, tokenizer=tokenizer, judges=Judges(Vowels()), seed=3, step=7,
                          evaluation=EvaluationConfig(), prompts={})
     assert [sample.text for sample in other.samples] != [sample.text for sample in run(policy, tokenizer,
                                                                                       scenario).samples]
 
 
 def test_hits_and_maxima():
-    from apo.data.records import Sample
     from apo.evaluation import headline
     scores = [0.0] * 49 + [1.0] + [5.0]
-    samples = [Sample("", "", score, i, 0, None) for i, score in enumerate(scores)]
-    numbers = headline(samples, ScenarioConfig(hit_threshold=0.5), Vowels())
+    numbers = headline(scores, ScenarioConfig(hit_threshold=0.5), Vowels())
     assert numbers == {"score": pytest.approx(6 / 51), "score_max": 5.0, "score_max@25": 0.5,
                        "num_hits": pytest.approx(2 / 51)}
 
 
+def test_held_out_scorers_stand_beside_the_scorer_and_change_nothing(policy, tokenizer):
+    scenario = ScenarioConfig(num_samples=4, generation=SHORT)
+    result = run(policy, tokenizer, scenario, Judges(Vowels(), {"other": Cheer(), "same": Vowels()}))
+    plain = run(policy, tokenizer, scenario)
+    assert [sample.score for sample in result.samples] == [sample.score for sample in plain.samples]
+    assert plain.metrics.items() <= result.metrics.items()
+    lengths = [float(len(sample.text)) for sample in result.samples]
+    assert [sample.extra["heldout_scores"]["other"] for sample in result.samples] == lengths
+    assert result.metrics["generation/s/other/reward"] == pytest.approx(np.mean(lengths))
+    assert result.metrics["generation/s/same/score"] == result.metrics["generation/s/score"]
+
+
+def test_a_scorer_of_its_own_judges_samples():
+    config = Config(scorer={"name": "pep8"})
+    assert Judges.of(config).scorer.name == "pep8" and Judges.of(Config()).scorer is None
+    config.evaluation.scorer = {"name": "pep8", "max_line_length": 100}
+    config.evaluation.heldout_scorers = {"strict": {"name": "pep8", "max_line_length": 60}}
+    judges = Judges.of(config)
+    assert judges.scorer.max_line_length == 100 and judges.heldout["strict"].max_line_length == 60
+    assert len(set(judges.fingerprints().values())) == 2
+
+
 def test_rewards_are_not_called_scores(policy, tokenizer):
-    result = run(policy, tokenizer, ScenarioConfig(num_samples=3, generation=SHORT), Cheer())
+    result = run(policy, tokenizer, ScenarioConfig(num_samples=3, generation=SHORT), Judges(Cheer()))
     assert "generation/s/reward" in result.metrics and "generation/s/score" not in result.metrics
     assert result.samples[0].score == len(result.samples[0].text)
     assert "explain" not in result.samples[0].extra
@@ -204,7 +226,7 @@ def test_what_cannot_be_done_is_said_in_one_line(policy, tokenizer):
             return [math.nan for _ in texts]
 
     with pytest.raises(ScorerError, match='scorer "broken"'):
-        run(policy, tokenizer, ScenarioConfig(num_samples=2, generation=SHORT), Broken())
+        run(policy, tokenizer, ScenarioConfig(num_samples=2, generation=SHORT), Judges(Broken()))
 
 
 class Rows:
@@ -246,6 +268,6 @@ def test_a_sample_with_nothing_wrong_is_explained_by_nothing(policy, tokenizer):
     from apo.evaluation import score
     from apo.scorers.make import make_scorer
     samples = [Sample("", text, None, index, 0, None) for index, text in enumerate(("x = 1\n", "x=1\n"))]
-    score(samples, ScenarioConfig(), make_scorer({"name": "pep8"}))
+    score(samples, make_scorer({"name": "pep8"}))
     assert samples[0].extra["explain"] == {} and samples[0].score == 0
     assert sum(samples[1].extra["explain"].values()) == pytest.approx(samples[1].score)

@@ -2,19 +2,23 @@
 
 Every scenario of the config is run at the steps the config names, with the same prompts and sampling streams at every
 step and for every method of one seed.  The sampling and scoring itself is `apo.evaluation`, which evaluate.py uses too.
+Every run has it, so it is no entry of `callbacks`: its options are those of `evaluation`.
 """
 
 from dataclasses import asdict
 from typing import Callable
 
-from apo.callbacks.base import Callback, Measurement
+from apo.callbacks.base import Callback, Measurement, scheduled
 from apo.console import progress
-from apo.evaluation import heldout_bits_per_byte, run_scenario
+from apo.lazy import Lazy
 from apo.schema import EvaluationConfig
+
+evaluation = Lazy("apo.evaluation")
 
 
 class GenerateAndScoreCallback(Callback):
     """Args:
+        judges: `apo.evaluation.Judges`.
         steps_per_epoch: optimiser steps in one pass over the data, for `n_per_epoch`.
         prompts: prompt sets by name.
         heldout: `apo.data.heldout.HeldoutText`, or None where bits per byte is off.
@@ -22,34 +26,26 @@ class GenerateAndScoreCallback(Callback):
 
     name = "generation"
 
-    def __init__(self, config: EvaluationConfig, *, tokenizer, scorer, prompts: dict[str, list[str]], heldout,
+    def __init__(self, config: EvaluationConfig, *, tokenizer, judges, prompts: dict[str, list[str]], heldout,
                  seed: int, steps_per_epoch: float):
-        self.config, self.tokenizer, self.scorer = config, tokenizer, scorer
+        self.config, self.tokenizer, self.judges = config, tokenizer, judges
         self.prompts, self.heldout, self.seed, self.steps_per_epoch = prompts, heldout, seed, steps_per_epoch
 
     def due(self, step: int, max_steps: int) -> bool:
-        config = self.config
-        if step == 0:
-            return config.at_start
-        if step >= max_steps and config.at_end:
-            return True
-        every = [config.every_n_steps] if config.every_n_steps else []
-        if config.n_per_epoch:
-            every.append(max(1, round(min(self.steps_per_epoch, max_steps) / config.n_per_epoch)))
-        return step in config.on_steps or any(step % n == 0 for n in every)
+        return scheduled(self.config, self.steps_per_epoch, step, max_steps)
 
     def measure(self, policy, step: int, max_steps: int, check: Callable[[], None]) -> Measurement:
         measurement = Measurement({})
         for name, scenario in self.scenarios(step >= max_steps).items():
             with progress(f"sampling {name}", scenario.num_samples) as bar:
-                result = run_scenario(name, scenario, policy=policy, tokenizer=self.tokenizer, scorer=self.scorer,
-                                      evaluation=self.config, prompts=self.prompts, seed=self.seed, step=step,
-                                      progress=_Checked(bar, check))
+                result = evaluation.run_scenario(name, scenario, policy=policy, tokenizer=self.tokenizer,
+                                                 judges=self.judges, evaluation=self.config, prompts=self.prompts,
+                                                 seed=self.seed, step=step, progress=_Checked(bar, check))
             measurement.metrics |= result.metrics
             measurement.timings |= result.timings
             measurement.samples[name] = [asdict(sample) for sample in result.samples]
         if self.heldout is not None:
-            measurement.metrics |= heldout_bits_per_byte(policy, self.heldout, self.config.batch_size)
+            measurement.metrics |= evaluation.heldout_bits_per_byte(policy, self.heldout, self.config.batch_size)
         measurement.best = self.best_score(measurement.metrics)
         return measurement
 

@@ -14,7 +14,7 @@ keys there are depends on the options alone, never on the samples, so that every
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from apo.registry import Registry
 
@@ -31,6 +31,11 @@ class SampleMetric:
     name: ClassVar[str] = ""
     needs_explanation: ClassVar[bool] = False
     """Reads `sample.extra["explain"]`, the scorer's `explain()` of the scored text."""
+
+    def bind(self, corpus: Any) -> "SampleMetric":
+        """The metric with what it needs of the training data (`apo.data.corpus.Corpus`; None where there is none).
+        Most need nothing."""
+        return self
 
     def __call__(self, samples: "list[Sample]") -> dict[str, float]:
         """Finite numbers by name.  `samples` is not empty."""

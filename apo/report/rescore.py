@@ -20,7 +20,7 @@ from apo.report.select import give_home, loading
 from apo.rundir import read_json
 from apo.schema import Config
 
-MEASURING_CODE = ("evaluation.py", "rollouts", "metrics", "models")
+MEASURING_CODE = ("evaluation.py", "callbacks", "rollouts", "metrics", "models")
 """What the numbers depend on beside the config; a change there makes an old evaluation.json stale."""
 DATA = "fingerprints.data"
 WEIGHTS = ("*.safetensors", "*.bin", "config.json", "tokenizer.json")
@@ -48,37 +48,55 @@ class Rescorer:
 
     def settings(self, run: Run) -> dict[str, Any]:
         """Everything the numbers depend on.  EvaluationError where nothing judges samples."""
-        scorer = scorer_of(run.config)
-        if scorer is None:
+        from apo.evaluation import Judges
+        judges = Judges.of(run.config)
+        if judges.scorer is None:
             raise EvaluationError(f"{run.directory} has no scorer to judge samples with: name one with scorer=")
         evaluation = asdict(run.config.evaluation)
-        kept = {key: evaluation[key] for key in ("scenarios", "metrics", "prefix", "banned_tokens", "heldout_tokens")}
-        return {**kept, "seed": self.seed, "scorer": run.config.scorer, "scorer_sha256": scorer.fingerprint(),
-                "data": asdict(run.config.data), "data_sha256": run.manifest.get("fingerprints", {}).get("data"),
+        kept = {key: evaluation[key] for key in ("scenarios", "metrics", "prefix", "banned_tokens", "heldout_tokens",
+                                                 "heldout_scorers")}
+        fingerprints = judges.fingerprints()
+        return {**kept, "seed": self.seed, "scorer": evaluation["scorer"] or run.config.scorer,
+                "scorer_sha256": fingerprints.pop("scorer"), "heldout_sha256": fingerprints,
+                "callbacks": run.config.callbacks, "data": asdict(run.config.data),
+                "data_sha256": run.manifest.get("fingerprints", {}).get("data"),
                 "model": model_fingerprint(run.model, run.config.model.revision), "code": code_fingerprint()}
 
     def measure(self, run: Run) -> dict[str, Any]:
         """Loads the model, samples and scores every scenario, writes the samples, measures held-out text."""
         import torch
 
-        from apo.evaluation import as_trained, run_scenario
+        from apo.evaluation import Judges, as_trained, run_scenario
         from apo.experiment import quieten
         from apo.models.load import load_trained
         config, corpus = run.config, self.corpus(run)
         quieten()
         policy, tokenizer = load_trained(run.model, **loading(run))
         policy.to("cuda" if torch.cuda.is_available() else "cpu")
-        scorer, scenarios = scorer_of(config), {}
+        judges, scenarios = Judges.of(config, corpus), {}
         for name, scenario in config.evaluation.scenarios.items():
             scenario = as_trained(scenario, config)
             with progress(f"{run.method} seed {run.seed}, {name}", scenario.num_samples) as bar:
-                result = run_scenario(name, scenario, policy=policy, tokenizer=tokenizer, scorer=scorer,
+                result = run_scenario(name, scenario, policy=policy, tokenizer=tokenizer, judges=judges,
                                       evaluation=config.evaluation, prompts=corpus.prompts, seed=self.seed, step=None,
                                       progress=bar)
             write_samples(run.samples_path(name), result.samples)
             scenarios[name] = summary(name, scenario, result)
-        return {"kind": scorer.kind, "scenarios": scenarios, "heldout": self.heldout(run, corpus, policy, tokenizer),
+        return {"kind": judges.scorer.kind, "scenarios": scenarios,
+                "heldout": self.heldout(run, corpus, policy, tokenizer),
+                "measured": self.measurements(run, corpus, policy, tokenizer),
                 "parameters": sum(weight.numel() for weight in policy.model.parameters())}
+
+    def measurements(self, run: Run, corpus: Any, policy: Any, tokenizer: Any) -> dict[str, float]:
+        """What the config's callbacks say of the model alone."""
+        from apo.callbacks.base import Context, callbacks
+        config, found = run.config, {}
+        for name, options in config.callbacks.items():
+            callback = callbacks.get(name)(**options)
+            if callback.of_model:
+                context = Context(config, tokenizer, corpus, scorer_of(config), cache_of(config))
+                found |= callback.bind(context).measure(policy, 0, 0, lambda: None).metrics
+        return found
 
     def heldout(self, run: Run, corpus: Any, policy: Any, tokenizer: Any) -> dict[str, float]:
         """bits_per_byte and bits_per_byte_clean on held-out text; {} where it is switched off."""
@@ -131,7 +149,7 @@ def samples_exist(run: Run, evaluation: dict[str, Any]) -> bool:
 
 
 def scorer_of(config: Config) -> Any:
-    """None where the data bring their scores and nothing judges new text."""
+    """What annotates a run's data; None where they bring their scores."""
     from apo.scorers.make import make_scorer
     return make_scorer(config.scorer) if config.scorer else None
 

@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, ClassVar, Iterable, Iterator
+from typing import Any, ClassVar, Iterable, Iterator, Protocol
 
 from apo.errors import ConfigError, DataError, nearest
 from apo.registry import Registry
@@ -64,6 +64,23 @@ class DocumentStream(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+@dataclass(slots=True)
+class Generated:
+    """A document of a generator, with log p (nats) of its text: the sum over all ways of making it."""
+
+    document: Document
+    log_prob: float
+
+
+class Generator(Protocol):
+    """What makes a synthetic corpus.  It knows the distribution it draws from, so that KL(data || model) is exact."""
+
+    def sample(self, count: int, seed: int) -> list[Generated]: ...
+
+    def entropy(self) -> float:
+        """Of one document, nats."""
+
+
 class Source(ABC):
     """Built from the data options alone; opens nothing until it is asked for documents."""
 
@@ -89,6 +106,11 @@ class Source(ABC):
 
     def size(self) -> Size:
         return Size()
+
+    @property
+    def generator(self) -> Generator | None:
+        """What the documents are drawn from; None for text that was found."""
+        return None
 
     def prompt_sets(self, heldout: Iterable[str]) -> dict[str, list[str]]:
         """Named sets of prompts made from the texts of held-out documents."""
