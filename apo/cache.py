@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Callable
 
 from apo.console import say
+from apo.disk import fsync, fsync_tree
 from apo.errors import RunError
 
 KEY_FILE = "key.json"
@@ -80,10 +81,10 @@ class Cache:
             building.mkdir()
             build(building)
             (building / KEY_FILE).write_text(canonical_json(key) + "\n", encoding="utf-8")
-            _fsync_tree(building)
+            fsync_tree(building)
             shutil.rmtree(entry, ignore_errors=True)
             os.rename(building, entry)
-            _fsync(entry.parent)
+            fsync(entry.parent)
         except OSError as error:
             if error.filename and not Path(os.fsdecode(error.filename)).is_relative_to(self.root):
                 raise
@@ -94,18 +95,3 @@ class Cache:
     def _unwritable(self, error: OSError) -> RunError:
         return RunError(f"cannot write to the cache {self.root} ({error.strerror or error}): free some space there, "
                         "or name another folder with --cache-dir or $APO_CACHE")
-
-
-def _fsync_tree(folder: Path) -> None:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            _fsync(Path(parent) / name)
-        _fsync(Path(parent))
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

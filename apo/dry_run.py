@@ -82,13 +82,14 @@ def _shape(config: Config) -> tuple[Shape | None, str]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from apo.models.load import model_shape
+    from apo.models.load import model_shape, update_config
     model = config.model
     try:
         if model.name is None:
             shape = model_shape(model, model.vocab_size, config.data.block_size)
         else:
             shape = AutoConfig.from_pretrained(model.name, revision=model.revision, local_files_only=True)
+            update_config(shape, model)
     except (OSError, ValueError):
         return None, f"the config of {model.name} is not in the local cache"
     except ModelError:
@@ -102,7 +103,7 @@ def _shape(config: Config) -> tuple[Shape | None, str]:
 def _estimates(config: Config, shape: Shape | None, steps: int | None, tokens_per_step: int) -> dict[str, str]:
     if shape is None:
         return dict.fromkeys(("memory", "training time"), "unknown: follows from the parameters")
-    from apo.trainer import resolve_precision
+    from apo.training_arguments import resolve_precision
     precision = resolve_precision(config.training.precision)
     rows = min(config.training.per_device_train_batch_size, config.training.effective_batch_size)
     per_token = ACTIVATION_BYTES[precision] * (ACTIVATIONS_PER_WIDTH * shape.layers * shape.width + shape.vocabulary)

@@ -15,10 +15,11 @@ from apo import provenance
 from apo.budget import ChinchillaLoss, training_steps
 from apo.console import progress, say, warn
 from apo.data.sources.base import sources
+from apo.disk import write_atomic
 from apo.errors import Interrupted, RunError, UserError
 from apo.host import reuse_freed_memory
 from apo.identity import identity, run_directory, to_yaml
-from apo.rundir import RunDirectory, command_line, now, read_json, write_atomic, write_json
+from apo.rundir import RunDirectory, command_line, now, read_json, write_json
 from apo.schema import Config
 from apo.scorers.base import Scorer
 from apo.scorers.make import make_scorer
@@ -168,18 +169,18 @@ def build(config: Config, scorer: Scorer | None) -> Parts:
     from apo.cache import Cache
     from apo.data.prepare import prepare
     from apo.data.thresholds import make_view
-    from apo.data.tokenizer import add_control_tokens, single_id, tokenizer_fingerprint
+    from apo.data.tokenizer import add_control_tokens, set_end_of_text, tokenizer_fingerprint
     from apo.evaluation import Judges
     from apo.models.load import load_policy
     cache = Cache(config.cache_dir)
     corpus = prepare(config.data, scorer, cache)
     tokenizer = make_tokenizer(config, corpus, cache)
+    set_end_of_text(tokenizer, config.data.concat_token)
     fingerprints = {"data": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer)}
     known, vocabulary = tokenizer.get_vocab(), len(tokenizer)
     train_store, heldout_store = corpus.tokenise(tokenizer, cache)
     control_ids = add_control_tokens(tokenizer, control_tokens(config))
-    view = make_view(config.data, train_store, single_id(tokenizer, config.data.concat_token, "data.concat_token"),
-                     control_ids)
+    view = make_view(config.data, train_store, tokenizer.eos_token_id, control_ids)
     source = make_source(config, corpus, train_store, tokenizer, view)
     objective = make_objective(config, train_store)
     sizes = corpus.describe() | source.describe()

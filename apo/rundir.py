@@ -20,23 +20,10 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
+from apo.disk import fsync, fsync_tree, write_atomic
 from apo.errors import RunError
 
 STATES = ("created", "running", "done", "failed", "preempted")
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """The file has its old content or its new one, whatever happens."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value) -> None:
@@ -161,10 +148,7 @@ class RunDirectory:
             if "No space left" in str(error) and not isinstance(error, OSError):
                 raise OSError(28, "No space left on device", str(temporary)) from error
             raise
-        for file in sorted(temporary.rglob("*")):
-            if file.is_file():
-                fsync(file)
-        fsync(temporary)
+        fsync_tree(temporary)
         replaced = target.with_name(f".replaced-{target.name}")
         shutil.rmtree(replaced, ignore_errors=True)
         if target.exists():
@@ -172,14 +156,6 @@ class RunDirectory:
         temporary.rename(target)
         fsync(target.parent)
         shutil.rmtree(replaced, ignore_errors=True)
-
-
-def fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def command_line() -> list[str]:

@@ -53,7 +53,7 @@ class DataConfig:
     """Drop documents whose mean segment score lies above.  null keeps all."""
     conditional_training_config: ConditionalConfig = field(default_factory=ConditionalConfig)
     concat_token: str | None = None
-    """Stands before every document.  null: the tokenizer's end-of-text token."""
+    """Stands before every document, and so is where sampling begins and ends.  null: the tokenizer's end of text."""
 
 
 @dataclass

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from apo import checkpoint as checkpoints
@@ -32,8 +32,7 @@ from apo.callbacks.base import Callback, Measurement
 from apo.console import Progress, say, warn
 from apo.data.collate import Batch
 from apo.data.sampling import BatchSource
-from apo.errors import ConfigError, Interrupted, NonFiniteLoss, OutOfMemory
-from apo.host import computes_bf16
+from apo.errors import Interrupted, NonFiniteLoss, OutOfMemory
 from apo.metrics import running
 from apo.models.policy import Policy
 from apo.models.save import restore_policy, save_policy
@@ -42,6 +41,7 @@ from apo.rundir import RunDirectory, write_json
 from apo.schema import TrainingConfig
 from apo.seeds import stream_seed
 from apo.signals import SignalCatcher, StopRequested
+from apo.training_arguments import arguments
 
 
 class TrainingModule(nn.Module):
@@ -90,7 +90,7 @@ class ScoredTextTrainer(Trainer):
     Args:
         tokens_per_step: of the whole effective batch, for the token count in the logs.
         callbacks: measured when due, in order; the first that reports a `best` picks the best checkpoint.
-        loggers: objects with `log(step, metrics)` and `samples(step, name, rows)`.
+        loggers: objects with `begin(step)`, `log(step, metrics)` and `samples(step, name, rows)`.
     """
 
     def __init__(self, policy: Policy, objective: Objective, source: BatchSource, config: TrainingConfig, *,
@@ -379,6 +379,8 @@ class ScoredTextTrainer(Trainer):
         self.progressed = Progressed(**state["progressed"])
         self.progressed.micro_batch_size = micro_batch_size     # the user may have named another since
         self.run.truncate_metrics(self.progressed.metrics_size)
+        for logger in self.loggers:
+            logger.begin(checkpoints.step_of(start))
 
     def _load_rng_state(self, checkpoint) -> None:
         """Nothing to load: every step seeds its own dropout."""
@@ -412,37 +414,6 @@ class _Begin(TrainerCallback):
 def finite(value):
     """NaN (a correlation with a constant, say) is null in JSON."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def arguments(config: TrainingConfig, run: RunDirectory, seed: int, max_steps: int) -> TrainingArguments:
-    """The Trainer's arguments: one batch a step, nothing logged, saved or evaluated by itself."""
-    precision = resolve_precision(config.precision)
-    warmup = config.warmup_steps if config.warmup_steps is not None else int(config.warmup_ratio * max_steps)
-    made = TrainingArguments(
-        output_dir=str(run.checkpoints), max_steps=max_steps, per_device_train_batch_size=1,
-        gradient_accumulation_steps=1, learning_rate=config.learning_rate, lr_scheduler_type=config.lr_scheduler_type,
-        warmup_steps=warmup, weight_decay=config.weight_decay, adam_beta1=config.adam_beta1,
-        adam_beta2=config.adam_beta2, adam_epsilon=config.adam_epsilon, max_grad_norm=config.max_grad_norm,
-        optim=config.optim, bf16=precision == "bf16", fp16=precision == "fp16",
-        use_cpu=not torch.cuda.is_available(),
-        logging_strategy="no", save_strategy="no", eval_strategy="no", report_to=[], disable_tqdm=True,
-        logging_nan_inf_filter=False, ignore_data_skip=True, save_steps=config.save_steps or max(max_steps // 10, 1),
-        seed=stream_seed(seed, "trainer") % 2**31, remove_unused_columns=False)
-    # One process trains on one device: the Trainer would wrap the module in DataParallel on a machine with several.
-    # `device` first, since looking at it counts them.
-    if made.device.type == "cuda":
-        made._n_gpu = min(made.n_gpu, 1)
-    return made
-
-
-def resolve_precision(precision: str) -> str:
-    """auto: bf16 where the hardware computes in it, else fp32."""
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise ConfigError("training.precision=fp16 needs a GPU: use auto, bf16 or fp32 here")
-    if precision != "auto":
-        return precision
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return "bf16" if computes_bf16(device) else "fp32"
 
 
 def _is_out_of_memory(error: Exception) -> bool:

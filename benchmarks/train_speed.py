@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from apo.config import load_config
 from apo.dry_run import matmul_rate
 from apo.host import reuse_freed_memory
-from apo.trainer import resolve_precision
+from apo.training_arguments import resolve_precision
 
 WARM_UP_STEPS = 5
 

@@ -17,7 +17,8 @@ from apo.models.policy import Policy
 from apo.objectives.base import objectives
 from apo.rundir import RunDirectory
 from apo.schema import TrainingConfig
-from apo.trainer import ScoredTextTrainer, finite, resolve_precision
+from apo.trainer import ScoredTextTrainer, finite
+from apo.training_arguments import resolve_precision
 
 ROWS, LENGTH = 8, 20
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from apo.console import say
+from apo.disk import write_atomic
 from apo.errors import ConfigError
-from apo.rundir import RunDirectory, write_atomic
+from apo.rundir import RunDirectory
 
 CONNECT_TIMEOUT_S = 3.0
 TABLE_ROWS = 100
@@ -40,7 +41,14 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ConfigError("logger.tensorboard=true needs a package: pip install tensorboard") from error
-        self.writer = SummaryWriter(str(run.path / "tensorboard"))
+        self.writer_class, self.folder, self.writer = SummaryWriter, str(run.path / "tensorboard"), None
+        self.begin(0)
+
+    def begin(self, step: int) -> None:
+        """Nothing after `step` has happened: what a killed run had logged beyond its checkpoint is not shown."""
+        if self.writer is not None:
+            self.writer.close()
+        self.writer = self.writer_class(self.folder, purge_step=step + 1 if step else None)
 
     def log(self, step: int, row: dict) -> None:
         for key, value in named(row).items():
@@ -84,6 +92,9 @@ class WeightsAndBiases:
             project=os.environ.get("WANDB_PROJECT", "apo"), entity=os.environ.get("WANDB_ENTITY"),
             name=config.name or f"{config.task}-{config.method}-s{config.seed}", group=config.group,
             tags=config.tags or None, settings=wandb.Settings(console="off", x_disable_stats=True))
+
+    def begin(self, step: int) -> None:
+        """Its server takes no step twice."""
 
     def log(self, step: int, row: dict) -> None:
         values = {key: self._value(value) for key, value in named(row).items()}

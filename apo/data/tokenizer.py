@@ -59,6 +59,14 @@ def add_control_tokens(tokenizer: "PreTrainedTokenizerBase", tokens: list[str]) 
     return [single_id(tokenizer, token) for token in tokens]
 
 
+def set_end_of_text(tokenizer: "PreTrainedTokenizerBase", token: str | None) -> None:
+    """What stands between documents is where a document ends: `data.concat_token`, null for the tokenizer's own.  With
+    it sampling begins, and there it stops.  Raises ModelError where it is not one token."""
+    single_id(tokenizer, token, "data.concat_token")
+    if token is not None:
+        tokenizer.eos_token = token
+
+
 def single_id(tokenizer: "PreTrainedTokenizerBase", token: str | None, option: str = "control token") -> int:
     """The id of a token that must be one; null stands for the tokenizer's end-of-text token.  Raises ModelError."""
     if token is None:

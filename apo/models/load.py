@@ -85,7 +85,7 @@ def _model_config(AutoConfig, config: ModelConfig, tokenizer, vocab_size: int, b
     else:
         model_config = _from_hub(AutoConfig, config.name, revision=config.revision,
                                  trust_remote_code=config.trust_remote_code)
-        _update(model_config, config)
+        update_config(model_config, config)
     if config.dropout is not None:
         _set_dropout(model_config, config.dropout)
     return model_config
@@ -98,16 +98,19 @@ def _token_ids(tokenizer, vocab_size: int) -> dict:
 
 
 def _fresh_config(AutoConfig, config: ModelConfig, token_ids: dict, block_size: int):
-    options = {**token_ids, "max_position_embeddings": max(block_size, 1024), **config.config}
     try:
         known = AutoConfig.for_model(config.architecture)
     except ValueError as error:
         raise ModelError(f'model.architecture="{config.architecture}" is not one that transformers knows') from error
-    _refuse_unknown(known, options)
+    _refuse_unknown(known, config.config)
+    options = {**token_ids, **config.config}
+    if "max_position_embeddings" in _options_of(known):      # Bloom and Mamba know no longest context
+        options.setdefault("max_position_embeddings", max(block_size, 1024))
     return AutoConfig.for_model(config.architecture, **options)
 
 
-def _update(model_config, config: ModelConfig) -> None:
+def update_config(model_config, config: ModelConfig) -> None:
+    """The changes that `model.config` asks for, in place."""
     _refuse_unknown(model_config, config.config)
     for key, value in config.config.items():
         setattr(model_config, key, value)
@@ -116,11 +119,15 @@ def _update(model_config, config: ModelConfig) -> None:
 def _refuse_unknown(model_config, options: dict) -> None:
     """transformers takes any keyword in silence (PHF's `scale_attn_by` is one that does nothing)."""
     from apo.errors import nearest
-    known = set(model_config.to_dict()) | set(model_config.attribute_map)
+    known = _options_of(model_config)
     problems = [f"model.config.{key}: {type(model_config).__name__} has no such option.{nearest(key, known)}"
                 for key in options if key not in known]
     if problems:
         raise ModelError("; ".join(problems))
+
+
+def _options_of(model_config) -> set[str]:
+    return set(model_config.to_dict()) | set(model_config.attribute_map)
 
 
 def _set_dropout(model_config, probability: float) -> None:

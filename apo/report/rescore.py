@@ -66,12 +66,14 @@ class Rescorer:
         """Loads the model, samples and scores every scenario, writes the samples, measures held-out text."""
         import torch
 
+        from apo.data.tokenizer import set_end_of_text
         from apo.evaluation import Judges, as_trained, run_scenario
         from apo.experiment import quieten
         from apo.models.load import load_trained
         config, corpus = run.config, self.corpus(run)
         quieten()
         policy, tokenizer = load_trained(run.model, **loading(run))
+        set_end_of_text(tokenizer, config.data.concat_token)
         policy.to("cuda" if torch.cuda.is_available() else "cpu")
         judges, scenarios = Judges.of(config, corpus), {}
         for name, scenario in config.evaluation.scenarios.items():
@@ -100,13 +102,12 @@ class Rescorer:
 
     def heldout(self, run: Run, corpus: Any, policy: Any, tokenizer: Any) -> dict[str, float]:
         """bits_per_byte and bits_per_byte_clean on held-out text; {} where it is switched off."""
-        from apo.data.tokenizer import single_id
         from apo.evaluation import heldout_bits_per_byte
         from apo.experiment import make_heldout
         if not run.config.evaluation.heldout_tokens:
             return {}
         _, store = corpus.tokenise(tokenizer, cache_of(run.config))
-        text = make_heldout(run.config, store, tokenizer, single_id(tokenizer, run.config.data.concat_token))
+        text = make_heldout(run.config, store, tokenizer, tokenizer.eos_token_id)
         measured = heldout_bits_per_byte(policy, text, run.config.evaluation.batch_size)
         return {key.removeprefix("heldout/"): value for key, value in measured.items()}
 

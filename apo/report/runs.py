@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterable
 
+from apo.disk import write_atomic
 from apo.errors import EvaluationError, RunError
 from apo.identity import config_hash
-from apo.rundir import read_json, write_atomic
+from apo.rundir import read_json
 from apo.schema import Config
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")

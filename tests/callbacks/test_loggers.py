@@ -43,6 +43,19 @@ def test_tensorboard_holds_scalars_histograms_and_samples(run):
     assert events.Tensors("generation/functions/samples/text_summary")
 
 
+def test_tensorboard_forgets_what_a_killed_run_logged_after_its_checkpoint(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    for begun, steps in ((0, (1, 2, 3)), (1, (2, 3, 4))):
+        logger = TensorBoard(run)
+        logger.begin(begun)
+        for step in steps:
+            logger.log(step, {"step": step, "loss": float(10 * begun + step)})
+        logger.close()
+    events = EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 1), (2, 12), (3, 13), (4, 14)]
+
+
 def test_wandb_offline_and_the_same_run_after_a_resume(run, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = load_config(["task=pep8", "method=mle", "scale=smoke", "name=one", "logger.wandb=true"])

@@ -11,6 +11,7 @@ from apo.data.tokenizer import (
     END_OF_TEXT,
     add_control_tokens,
     corpus_tokenizer,
+    set_end_of_text,
     single_id,
     tokenizer_fingerprint,
     train_tokenizer,
@@ -88,3 +89,14 @@ def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path):
 
 def test_the_fingerprint_follows_the_merges(tokenizer):
     assert tokenizer_fingerprint(tokenizer) != tokenizer_fingerprint(train_tokenizer(TEXTS, 299))
+
+
+def test_what_stands_between_documents_is_where_they_end(byte_tokenizer):
+    from copy import deepcopy
+    tokenizer = deepcopy(byte_tokenizer)
+    set_end_of_text(tokenizer, None)
+    assert tokenizer.eos_token == END_OF_TEXT
+    set_end_of_text(tokenizer, "A")
+    assert tokenizer.eos_token == "A" and tokenizer.eos_token_id == tokenizer("A")["input_ids"][0]
+    with pytest.raises(ModelError, match='data.concat_token "AB" is 2 tokens'):
+        set_end_of_text(tokenizer, "AB")
