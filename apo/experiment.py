@@ -207,9 +207,13 @@ def make_source(config: Config, corpus, store, tokenizer, view):
                "seed": config.seed}
     if store is None:
         from apo.data.streaming import StreamedRows
-        return StreamedRows(corpus, tokenizer, view, **options)
-    from apo.data.sampling import PackedRows
-    return PackedRows(store, view, **options)
+        source = StreamedRows(corpus, tokenizer, view, **options)
+    else:
+        from apo.data.sampling import PackedRows
+        source = PackedRows(store, view, **options)
+    if config.training.tokens_already_seen:
+        source.skip(int(config.training.tokens_already_seen))
+    return source
 
 
 def make_heldout(config: Config, store, tokenizer, eos_id: int):

@@ -90,7 +90,7 @@ class TrainingConfig:
     max_steps: int | None = None
     num_train_epochs: float | None = None
     tokens_already_seen: float = 0
-    """Taken off `num_tokens` (a fine-tuning stage continues a budget)."""
+    """Taken off `num_tokens`, and so much of the data passed over: a fine-tuning stage continues a budget."""
     learning_rate: float = 5e-4
     lr_scheduler_type: str = "linear"
     warmup_ratio: float = 0.01

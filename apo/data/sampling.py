@@ -39,6 +39,10 @@ class BatchSource(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a cursor: the next `next` returns what it would have returned then, to the bit."""
 
+    def skip(self, tokens: int) -> None:
+        """Begin where an earlier stage ended that saw so many tokens of everything, without filter and control tokens
+        (PHF's `skip_tokens`).  Called before the first `next`.  A source that makes its rows has nothing to skip."""
+
     @property
     @abstractmethod
     def documents_seen(self) -> int:
@@ -80,7 +84,7 @@ class PackedRows(BatchSource):
         self.store, self.view, self.seed = store, view, seed
         self.block_size, self.rows_per_step = block_size, effective_batch_size
         self.share = rows_per_process(effective_batch_size, world_size)
-        self.rank, self.step = rank, 0
+        self.rank, self.step, self.skipped = rank, 0, 0
         self.passing_D = _passing(store, view)
         self.boundaries = [0]
         """Position in the stream where each epoch begins; grows as epochs are reached."""
@@ -89,9 +93,20 @@ class PackedRows(BatchSource):
         self._order = lru_cache(maxsize=2)(self._draw_order)
 
     def next(self) -> Batch:
-        first = self.step * self.rows_per_step + self.rank * self.share
+        first = self.served + self.rank * self.share
         self.step += 1
         return self.rows(np.arange(first, first + self.share))
+
+    @property
+    def served(self) -> int:
+        """Rows up to the cursor, those of an earlier stage included."""
+        return self.skipped + self.step * self.rows_per_step
+
+    def skip(self, tokens: int) -> None:
+        """To the rows that a run of the same seed is served next: within an epoch rows are mixed, so there is no place
+        in the text where the earlier stage ended.  With a filter or control tokens rows hold other text and the two
+        stages may share some."""
+        self.skipped = tokens // self.block_size
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": self.step}
@@ -103,14 +118,14 @@ class PackedRows(BatchSource):
     def documents_seen(self) -> int:
         """As though rows were served in the order of the stream: within an epoch they are not, so this is exact at
         the end of each epoch and an estimate in between."""
-        position = self.step * self.rows_per_step * self.block_size
+        position = self.served * self.block_size
         epoch = self._epoch_at(position)
         inside = np.searchsorted(self._epoch(epoch).starts_D1[:-1], position - self.boundaries[epoch])
         return epoch * int(self.passing_D.sum()) + int(inside)
 
     @property
     def epoch(self) -> float:
-        row = self.step * self.rows_per_step
+        row = self.served
         epoch = self._epoch_at(row * self.block_size)
         first, end = self._first_row(epoch), self._first_row(epoch + 1)
         return epoch + (row - first) / (end - first)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Iterator
 import numpy as np
 
 from apo.cache import Cache, digest
+from apo.console import progress
 from apo.data.collate import Batch
 from apo.data.corpus import FORMAT, SCORED, read_scored, text_hash, write_scored
 from apo.data.records import ScoredText
@@ -105,6 +106,10 @@ class StreamedRows(BatchSource):
             self.window, self.row, self.start, self.ids_RB = self.window + 1, 0, self.reader.state_dict(), None
         return batch
 
+    def skip(self, tokens: int) -> None:
+        self.reader.skip(tokens)
+        self.start = self.reader.state_dict()
+
     def state_dict(self) -> dict[str, Any]:
         return {"window": self.window, "row": self.row, "reader": self.start}
 
@@ -142,6 +147,17 @@ class StreamedRows(BatchSource):
         order = stream(self.seed, "window", self.window).permutation(self.window_rows)
         self.ids_RB = ids_N.reshape(self.window_rows, -1)[order]
         self.scores_RB = scores_N.reshape(self.window_rows, -1)[order]
+
+
+class _Unjudged:
+    """Scores nobody looks at."""
+
+    kind, parallel = "score", False
+
+    def score(self, texts: list[str]) -> list[float]:
+        return [0.0] * len(texts)
+
+    score_segments = score
 
 
 class TokenReader:
@@ -186,6 +202,18 @@ class TokenReader:
             if end == len(self.tokens[0]):
                 self._turn()
         return np.concatenate(ids), np.concatenate(scores)
+
+    def skip(self, count: int) -> None:
+        """Read past the documents that hold the next `count` tokens of everything, to the end of their batch."""
+        view, scorer = self.view, self.scorer
+        self.view, self.scorer = View(view.eos_id), _Unjudged()
+        with progress("skipping what an earlier stage has seen (tokens)", count) as bar:
+            while count > 0:
+                length = len(self._read()[0])
+                self._turn()
+                count -= length
+                bar.advance(length)
+        self.view, self.scorer = view, scorer
 
     def _turn(self) -> None:
         """Past the batch that is being read."""

@@ -188,3 +188,16 @@ def test_description(make_store):
     assert sizes["tokens_per_step"] == 4 * BLOCK and sizes["steps_per_epoch"] == 7 / (4 * BLOCK)
     assert sizes["documents_kept"] == 0.5 and sizes["tokens_kept"] == 0.4
     assert sizes["segments_aligned"] == 0.5 and sizes["tokens_aligned"] == 0.75
+
+
+def test_a_later_stage_goes_on_where_the_earlier_one_ended(make_store, random_documents):
+    """Of the same seed: mle in two stages serves the rows of mle in one, also over the end of an epoch."""
+    store = make_store(random_documents)
+    whole = make(store, VIEWS["mle"])
+    steps = [whole.next().input_ids_BT for _ in range(12)]
+    for done in (1, 5, 9):
+        later = make(store, VIEWS["mle"])
+        later.skip(done * 4 * BLOCK + 3)        # a rest shorter than a row is not skipped
+        assert all(torch.equal(later.next().input_ids_BT, step) for step in steps[done:])
+        assert later.epoch == whole.epoch and later.documents_seen == whole.documents_seen
+        assert later.state_dict() == {"step": 12 - done}

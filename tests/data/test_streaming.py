@@ -124,3 +124,27 @@ def test_what_does_not_go_with_streaming(folder, cache_root):
         file = DataConfig(path=str(folder[0] / "train-00000-of-00002.parquet"), streaming=True)
         StreamedRows(prepare(file, None, Cache(cache_root)), None, View(EOS), block_size=8, effective_batch_size=1,
                      seed=1)
+
+
+def test_a_later_stage_begins_behind_the_documents_an_earlier_one_has_seen(make):
+    """Whatever its filter and control tokens, since the earlier stage had none; and it resumes exactly."""
+    plain = make(VIEWS["mle"], rows=1, window=5)
+    lengths = [len(plain.reader._read()[0]) for _ in range(2) if plain.reader._turn() is None]
+    everything = make(VIEWS["both"], rows=1, window=5)
+    everything.reader._read(), everything.reader._turn(), everything.reader._read(), everything.reader._turn()
+    expected = everything.reader._read()
+    for tokens in (lengths[0] + 1, sum(lengths)):
+        later = make(VIEWS["both"], rows=1, window=5)
+        later.skip(tokens)
+        state = json.loads(json.dumps(later.state_dict()))
+        found = later.reader._read()
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected))
+        again = make(VIEWS["both"], rows=1, window=5)
+        again.load_state_dict(state)
+        assert torch.equal(again.next().input_ids_BT, make_skipped(make, tokens).next().input_ids_BT)
+
+
+def make_skipped(make, tokens):
+    source = make(VIEWS["both"], rows=1, window=5)
+    source.skip(tokens)
+    return source
