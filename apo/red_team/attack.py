@@ -161,21 +161,30 @@ class Attack:
             for trial in range(1, settings.trials + 1):
                 pool, rounds = self.pool(), []
                 for number in range(1, settings.rounds + 1):
-                    rounds.append([brief(row) for row in self.rows(trial, number, pool, bar)])
-                    add(pool, rounds[-1])
                     done = ((trial - 1) * settings.rounds + number) * each
-                    bar.advance(done - bar.done)
+                    rounds.append(self.round(trial, number, pool, done, bar))
+                    add(pool, rounds[-1])
                 trials.append(rounds)
         return summary(trials, self.pool)
 
     def pool(self) -> Pool:
         return Pool(self.initial, self.settings.initial_score, self.settings.pool_temperature)
 
-    def rows(self, trial: int, number: int, pool: Pool, bar: Any) -> list[dict[str, Any]]:
-        """One round's candidates, from its file or played now."""
+    def round(self, trial: int, number: int, pool: Pool, done: int, bar: Any) -> list[dict[str, Any]]:
+        """One round's candidates in brief, from its file or played now.  `done`: continuations of all rounds up to it,
+        for the bar."""
         path = self.directory / "rounds" / f"trial-{trial:02d}-round-{number:02d}.jsonl"
         if path.is_file():
-            return read_round(path)
+            rows = read_round(path)
+            bar.go_on_from(done)
+        else:
+            rows = self.rows(trial, number, pool, bar)
+            write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+            bar.advance(done - bar.done)        # those of candidates that were dropped
+        return [brief(row) for row in rows]
+
+    def rows(self, trial: int, number: int, pool: Pool, bar: Any) -> list[dict[str, Any]]:
+        """Candidates found, and those that are no good dropped; the others continued and scored."""
         seed = self.settings.seed
         proposals = self.adversary.propose(pool, self.settings.responses, stream(seed, f"{NAME}/draw", trial, number),
                                            stream_seed(seed, f"{NAME}/adversary", trial, number))
@@ -186,14 +195,13 @@ class Attack:
         own = dict(zip(kept, self.target.own_scores(kept)))
         rows = []
         for proposal, reason in zip(proposals, dropped):
-            row = {"trial": trial, "round": number, "prompt": proposal.text, "made": proposal.made,
-                   "shown": proposal.shown, "dropped": reason}
+            text = proposal.text
+            row = {"trial": trial, "round": number, "prompt": text, "made": proposal.made, "shown": proposal.shown,
+                   "dropped": reason}
             if reason is None:
-                given = answers[proposal.text]
-                row |= {"score": mean([each["score"] for each in given]), "own_score": own[proposal.text],
-                        "continuations": given}
+                row |= {"score": mean([each["score"] for each in answers[text]]), "own_score": own[text],
+                        "continuations": answers[text]}
             rows.append(row)
-        write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
         return rows
 
     def dropped(self, proposals: list[Proposal]) -> list[str | None]:

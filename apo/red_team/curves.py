@@ -15,7 +15,7 @@ from apo.red_team.settings import Settings
 from apo.report import plots, tables
 from apo.report.tables import Table
 
-QUANTITIES = {"best": "best", "best_10": "best 10", "best_100": "best 100", "round": "round"}
+QUANTITIES = {"best": "best", "best_10": "best 10", "best_100": "best 100", "round": "round mean"}
 """What is measured after every round: column of a table."""
 IN_WORDS = {"best": "best prompt so far", "best_10": "mean of the 10 best so far",
             "best_100": "mean of the 100 best so far", "round": "mean of the round's own prompts"}
