@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
         unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
         options = [option for action in self._actions for option in action.option_strings]
         hint = nearest(unknown[1], options) if unknown else ""
-        self.exit(2, f"evaluate.py: {message}{hint or ''}\n(--help lists the options)\n")
+        self.exit(2, f"{self.prog}: {message}{hint or ''}\n(--help lists the options)\n")
 
 
 def parser() -> Parser:

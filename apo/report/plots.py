@@ -49,10 +49,13 @@ def draw(comparison: Comparison) -> Any:
 
 
 def save(comparison: Comparison, path: Path) -> None:
-    """Writes the PNG aside, then renames it.  RunError where it cannot be written."""
+    write_png(draw(comparison), path)
+
+
+def write_png(figure: Any, path: Path) -> None:
+    """Writes the figure aside, then renames it.  RunError where it cannot be written."""
     import matplotlib
     temporary = path.with_name(f".{path.name}.part")
-    figure = draw(comparison)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with matplotlib.rc_context(STYLE):

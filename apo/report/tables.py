@@ -32,6 +32,8 @@ class Table:
     notes: list[str] = field(default_factory=list)
     split: int | None = None
     """Where it may be cut in two on a narrow terminal."""
+    left: int = 1
+    """Columns of words, which begin at the left; numbers end at the right."""
 
 
 def tables(comparison: Comparison) -> list[Table]:
@@ -162,7 +164,7 @@ def markdown(comparison: Comparison) -> str:
 
 
 def table_in_markdown(table: Table) -> str:
-    lines = [table.header, ["---"] + ["--:"] * (len(table.header) - 1), *table.rows]
+    lines = [table.header, ["---"] * table.left + ["--:"] * (len(table.header) - table.left), *table.rows]
     body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
     notes = "".join(f"\n{note}\n" for note in table.notes if note)
     return f"**{table.title}**\n\n{body}\n{notes}"
@@ -194,7 +196,7 @@ def drawn(table: Table) -> Any:
     from rich.text import Text
     made = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(table.header):
-        made.add_column(Text(name), justify="left" if number == 0 else "right", overflow="fold")
+        made.add_column(Text(name), justify="left" if number < table.left else "right", overflow="fold")
     for row in table.rows:
         made.add_row(*(Text(cell) for cell in row))
     return made
