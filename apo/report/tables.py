@@ -15,7 +15,9 @@ from apo.report.runs import read_jsonl
 
 METRICS = {"num_hits": ("hits", "{:.0%}"), "parses": ("parses", "{:.0%}"),
            "parses_prefix": ("so far", "{:.0%}"), "length": ("length", "{:.0f}"),
-           "distinct-1": ("distinct-1", "{:.2f}"), "self-bleu-5": ("self-BLEU", "{:.2f}")}
+           "distinct-1": ("distinct-1", "{:.2f}"), "self-bleu-5": ("self-BLEU", "{:.2f}"),
+           "loops": ("loops", "{:.0%}"), "expected_max_toxicity": ("exp. max", "{:.3f}"),
+           "toxicity_probability": ("tox. prob.", "{:.0%}"), "continuations_per_prompt": ("of", "{:.0f}")}
 """Columns beside the score, shown where the evaluation has them."""
 ACROSS, MOST_PARTS = ("by_code/not_python", "by_code/style"), 8
 """Of the metrics that say what the score is made of: those that lie across the others; how many others are shown."""
