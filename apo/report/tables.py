@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from apo.metrics.statistics import Interval
+from apo.report.benchmarks import Benchmark, benchmarks
 from apo.report.comparison import PARTS, Comparison, Difference, Method, ScenarioRow
 from apo.report.fairness import shorten
 from apo.report.runs import read_jsonl
@@ -37,12 +38,12 @@ class Table:
 
 
 def tables(comparison: Comparison) -> list[Table]:
-    """One table per scenario, two of what its score is made of, one of what the models cost and know, one of what
-    differs between them."""
+    """One table per scenario, two of what its score is made of, one of what the models cost and know, two of what
+    they can do beside the task where that was measured, one of what differs between them."""
     found = []
     for scenario in comparison.scenarios:
         found += [scenario_table(comparison, scenario), *parts_tables(comparison, scenario)]
-    found.append(cost_table(comparison))
+    found += [cost_table(comparison), *benchmark_tables(comparison)]
     if comparison.factors:
         found.append(factor_table(comparison))
     return found
@@ -146,6 +147,45 @@ def cost_table(comparison: Comparison) -> Table:
     header = ["method", "bits per byte", "bits per byte, clean", "training tokens", "weights"]
     note = "Bits per byte of held-out text, lower is better; clean: segments with a score of 0 or less."
     return Table("Capability and cost", header, rows, [note])
+
+
+def benchmark_tables(comparison: Comparison) -> list[Table]:
+    """lm-eval's numbers, a row for each metric and a column for each method; nothing where they were not asked for."""
+    found = benchmarks(comparison)
+    if not found:
+        return []
+    settings = comparison.methods[0].evaluations[0]["capability"]["settings"]
+    labels = [method.label for method in comparison.methods]
+    seeds = max(len(method.runs) for method in comparison.methods)
+    said = ("Intervals: Student's t over seeds." if seeds > 1 else "One seed: +- is one standard error over documents.")
+    begins = ("every context begins as a training document does" if settings["as_trained"] else
+              "contexts as lm-eval has them, nothing before them")
+    rows = [[benchmark_name(each), *(benchmark_value(each.values[label], seeds) for label in labels)] for each in found]
+    made = [Table(f"lm-eval {settings['lm_eval']}", ["benchmark", *labels], rows, [f"{said} {begins.capitalize()}."],
+                  1 + (len(labels) + 1) // 2)]
+    compared = [label for label in labels if any(label in each.differences for each in found)]
+    if compared:
+        rows = [[benchmark_name(each), *(difference_in_words(each.differences.get(label))[0] for label in compared)]
+                for each in found if each.differences]
+        note = "Paired by seed (t) or, within one seed, by document (bootstrap). Not corrected for their number."
+        made.append(Table(f"lm-eval: difference to {comparison.baseline} [{100 * comparison.confidence:g} %]",
+                          ["benchmark", *compared], rows, [note], 1 + (len(compared) + 1) // 2))
+    return made
+
+
+def benchmark_name(benchmark: Benchmark) -> str:
+    better = {True: ", higher is better", False: ", lower is better", None: ""}[benchmark.higher_is_better]
+    return f"{benchmark.task}: {benchmark.metric} of {benchmark.count}{better}"
+
+
+def benchmark_value(value: Interval, seeds: int) -> str:
+    if seeds > 1:
+        return interval_in_words(value)
+    error = value.high - value.mean
+    if abs(value.mean) >= 1e6:      # an untrained model's perplexity
+        return f"{value.mean:.2g}"
+    digits = decimals(2 * error, abs(value.mean))
+    return f"{value.mean:.{digits}f}" + (f" +- {error:.{digits}f}" if error else "")
 
 
 def factor_table(comparison: Comparison) -> Table:
