@@ -231,7 +231,8 @@ def paired(ours: dict[int, Values], theirs: dict[int, Values], bootstrap: Bootst
 def part_differences(methods: list[Method], baseline: str | None, scenario: str,
                      bootstrap: Bootstrap) -> dict[str, dict[str, Difference]]:
     """{part: {method: its difference to the baseline}}, paired like the score's.  A method is left out where its
-    evaluation has no parts or, with a single seed, where its samples do not say what each was scored for."""
+    evaluation has no parts or, with a single seed, where its samples do not say what each was scored for; a part where
+    both sides have none of it."""
     base = next((method for method in methods if method.label == baseline), None)
     found: dict[str, dict[str, Difference]] = {}
     for method in methods:
@@ -241,7 +242,9 @@ def part_differences(methods: list[Method], baseline: str | None, scenario: str,
         ours, theirs = (parts_by_sample(side, scenario) if one_seed else parts_by_seed(side, scenario)
                         for side in (method, base))
         for part in ours:
-            compared = paired(ours[part], theirs[part], bootstrap) if part in theirs else None
+            sides = (ours[part], theirs.get(part, {}))
+            there_is_some = any(any(each.values) for side in sides for each in side.values())
+            compared = paired(*sides, bootstrap) if there_is_some else None
             if compared is not None:
                 found.setdefault(part, {})[method.label] = compared
     return found
