@@ -3,9 +3,11 @@
     python evaluate.py outputs/pep8/mle/1a2b3c4d-s1 outputs/pep8/conditional/5e6f7a8b-s1
     python evaluate.py outputs/pep8 --baseline mle evaluation.scenarios.functions.num_samples=512
     python evaluate.py gpt2 distilgpt2 --task pep8 --allow model
+    python evaluate.py outputs/pep8 capability=lm_eval capability.tasks=[lambada_openai]
 
 Arguments without "=" are run directories, folders that hold some, model directories or hub names; the others override
-`evaluation.*` and `scorer.*` of every run.  docs/evaluation.md says how to read the result.
+`evaluation.*` and `scorer.*` of every run, or ask for benchmarks (`capability.*`).  docs/evaluation.md says how to read
+the result.
 """
 
 import argparse
@@ -54,12 +56,15 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
 def run(options: argparse.Namespace) -> None:
     from apo import report
     from apo.launch import set_environment
+    from apo.report.capability import is_capability, read
     from apo.report.select import select
     names, overrides = split(options.names)
+    capability = read([text for text in overrides if is_capability(text)])
+    overrides = [text for text in overrides if not is_capability(text)]
     runs = select(names, overrides, options.task, options.method, options.also)
     set_environment(any(run.config.offline for run in runs))
     comparison = report.compare_runs(runs, options.baseline, options.output, seed=options.seed, force=options.force,
-                                     allow=[key for key in options.allow.split(",") if key])
+                                     allow=[key for key in options.allow.split(",") if key], capability=capability)
     report.show(comparison, options.samples)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Iterable, Sequence
 
-from apo.check import Checker, Origin, Problem, worded
+from apo.check import Checker, Origin, Problem, hints_of, worded
 from apo.cli import CONFIGS, Request, config_folders, parse_arguments, quoted, see_working_directory
 from apo.errors import ConfigError, UserError, nearest
 from apo.identity import config_hash, leaves, option_class, run_directory, to_dict, to_yaml
@@ -61,20 +61,40 @@ def config_from_file(path: str | Path, plugins: Iterable[str] | None = None) -> 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:
     """The config with options changed (`evaluation.scenarios.functions.num_samples=512`), checked like any other."""
-    request = parse_arguments(overrides)
-    reader = Reader(parse_value, read_yaml)
-    settings = reader.settings(reader.arguments(request), True, [CONFIGS], groups=())
-    problems = list(reader.problems)
-    problems += [f"{setting.key}: one value, please" for setting in settings if setting.swept]
-    if problems:
-        raise ConfigError(problems)
     from omegaconf import OmegaConf
+    settings = plain_settings(overrides)
     tree = OmegaConf.create(literal(to_dict(config)))
     apply(tree, settings)
     changed, problems = checked(contained(tree), written_in(settings), micro_by_user(settings))
     if problems:
         raise ConfigError(problems)
     return changed
+
+
+def standalone(cls: type, node: str, overrides: Sequence[str]) -> Any:
+    """An instance of an options class that is no part of Config, from overrides below `node`, checked alike."""
+    from omegaconf import OmegaConf
+    settings, tree, hints = plain_settings(overrides), OmegaConf.create({node: {}}), hints_of(cls)
+    apply(tree, settings)
+    checker, values = Checker(), contained(tree)[node]
+    for key, value in values.items():
+        if key not in hints:
+            checker.complain(f"{node}.{key}", f"no option of it, which has {', '.join(hints)}.{nearest(key, hints)}")
+        else:
+            values[key] = checker.leaf(hints[key], value, f"{node}.{key}")
+    if checker.problems:
+        raise ConfigError(worded(checker.problems, written_in(settings)))
+    return cls(**values)
+
+
+def plain_settings(overrides: Sequence[str]) -> list[Setting]:
+    """Of options that have one value each and choose no file.  Raises ConfigError."""
+    reader = Reader(parse_value, read_yaml)
+    settings = reader.settings(reader.arguments(parse_arguments(overrides)), True, [CONFIGS], groups=())
+    problems = reader.problems + [f"{setting.key}: one value, please" for setting in settings if setting.swept]
+    if problems:
+        raise ConfigError(problems)
+    return settings
 
 
 # ---- from a request to jobs ------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ GROUND = "ground"
 MAX_LINES = 450
 HEAVY = {"torch", "transformers", "datasets", "wandb", "pandas"}
 NEVER_AT_TOP = {"wandb", "tensorboard", "matplotlib", "ray", "vllm", "nltk", "bitsandbytes", "peft", "datasets",
-                "detoxify", "scrubadub", "sklearn", "profanity_check"}
+                "detoxify", "scrubadub", "sklearn", "profanity_check", "lm_eval"}
 ONLY_IN_CONFIG = {"hydra", "omegaconf"}
 
 

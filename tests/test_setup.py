@@ -64,9 +64,14 @@ def test_everything_asked_for_is_pinned(pins):
     assert not ASKED_FOR - set(pins)
 
 
+UNPINNED = {"lm-eval"}
+"""Extras that no pin can live beside: lm-eval wants python-dateutil < 3.  Their tests skip where they are missing."""
+
+
 def test_pins_lie_in_the_ranges_of_pyproject(pins):
-    wrong = [str(r) for r in declared() if not r.specifier.contains(pins.get(canonicalize_name(r.name), "0"), True)]
-    assert not wrong
+    wrong = [str(r) for r in declared() if r.name not in UNPINNED
+             and not r.specifier.contains(pins.get(canonicalize_name(r.name), "0"), True)]
+    assert not wrong and not UNPINNED & set(pins)
 
 
 def test_pins_are_closed_under_dependencies(pins):

@@ -23,6 +23,10 @@ off by default and counted under `other`, as is what a user's scorer calls other
 NOT_PYTHON = ("E9", "E112", "E113")
 """Codes that mean the text is not Python, whatever its style: it does not tokenize, a block is missing, or indented
 without reason."""
+NOT_STYLE = ("E1", "E9", "W292", "W391")
+"""Codes left out of `style`: indentation, which a weak model gets wrong because it has lost the block it is in (E112
+and E113 among them); text that does not tokenize; and the end of the text, which is where sampling stopped: no newline
+(what a sample cut at the token limit mostly has), or blank lines."""
 
 
 @metrics.register("parses")
@@ -71,7 +75,11 @@ def _syntax_error(text: str, flags: int) -> str | None:
 @dataclass
 class ByCode(SampleMetric):
     """`by_code/<class>`: mean violations per character by class of pycodestyle's codes; they add up to the mean score.
-    `by_code/not_python` is the part (of E1 and E9) that no change of style could mend."""
+
+    Two more lie across the classes.  `by_code/not_python`: the part (of E1 and E9) that no change of style could mend.
+    `by_code/style`: the part that a control of style can act on, every code but those that begin with E1, E9, W292 or
+    W391; so score = style + E1 + E9 + W292 + W391.  A cut may still leave one violation in it (W291, E225 on the last
+    line)."""
 
     needs_explanation: ClassVar[bool] = True
 
@@ -80,9 +88,15 @@ class ByCode(SampleMetric):
         if any("explain" not in sample.extra for sample in samples):
             raise EvaluationError('the metric "by_code" needs a scorer that explains its scores by code, such as pep8; '
                                   "with another scorer switch it off: evaluation.metrics.by_code=null")
-        totals: Counter[str] = Counter()
-        for sample in samples:
-            for code, value in sample.extra["explain"].items():
-                totals[code[:2] if code[:2] in CLASSES else "other"] += value
-                totals["not_python"] += value if code.startswith(NOT_PYTHON) else 0.0
-        return {f"by_code/{name}": totals[name] / len(samples) for name in (*CLASSES, "other", "not_python")}
+        every = [by_code(sample.extra["explain"]) for sample in samples]
+        return {name: sum(parts[name] for parts in every) / len(every) for name in every[0]}
+
+
+def by_code(explanation: dict[str, float]) -> dict[str, float]:
+    """One sample's parts, under the keys of the metric, which is their mean."""
+    parts: Counter[str] = Counter()
+    for code, value in explanation.items():
+        parts[code[:2] if code[:2] in CLASSES else "other"] += value
+        parts["not_python"] += value if code.startswith(NOT_PYTHON) else 0.0
+        parts["style"] += value if not code.startswith(NOT_STYLE) else 0.0
+    return {f"by_code/{name}": float(parts[name]) for name in (*CLASSES, "other", "not_python", "style")}

@@ -46,7 +46,8 @@ class Distinct(SampleMetric):
         numbers = {}
         for n in self.ns:
             grams = ngrams(words, n)
-            numbers[f"distinct-{n}"] = _mean_distinct(grams)
+            shares = distinct_shares(grams)
+            numbers[f"distinct-{n}"] = float(shares.mean()) if len(shares) else 0.0
             numbers[f"entropy-{n}"] = _entropy(grams)
         return numbers
 
@@ -107,11 +108,12 @@ def counts_by_text(grams: Grams) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return keys % num_texts, keys // num_texts, counts
 
 
-def _mean_distinct(grams: Grams) -> float:
+def distinct_shares(grams: Grams) -> np.ndarray:
+    """Unique n-grams / n-grams of every text that has one."""
     num_texts = len(grams.lengths_T)
     total = np.bincount(grams.texts_G, minlength=num_texts)
     unique = np.bincount(counts_by_text(grams)[0], minlength=num_texts)
-    return float((unique[total > 0] / total[total > 0]).mean()) if total.any() else 0.0
+    return unique[total > 0] / total[total > 0]
 
 
 def _entropy(grams: Grams) -> float:

@@ -28,7 +28,7 @@ def compare(run_dirs: Iterable[str | Path], baseline: str | None = None, out: st
         out: path of the PNG; the tables go to the same name with .md.  None writes `comparison.png` into the folder
             that holds all runs.
         allow: keys that may differ although they are not the method.
-        options: `seed` of the samples, the same for all runs, and `force`.
+        options: `seed` of the samples, the same for all runs, `force`, and `capability`.
 
     Raises EvaluationError for an unfair comparison, before anything is sampled where the configs already show it.
     """
@@ -37,14 +37,22 @@ def compare(run_dirs: Iterable[str | Path], baseline: str | None = None, out: st
 
 
 def compare_runs(runs: list[Run], baseline: str | None = None, out: str | Path | None = None, *,
-                 allow: Iterable[str] = (), seed: int = 0, force: bool = False):
-    """`compare` for runs that `select` has opened, overridden or made of bare models."""
+                 allow: Iterable[str] = (), seed: int = 0, force: bool = False, capability: Any = None):
+    """`compare` for runs that `select` has opened, overridden or made of bare models.
+
+    `capability`: `apo.report.capability.Capability`, benchmarks to measure beside; None for none."""
+    from apo.report.capability import Harness
     from apo.report.comparison import build
     from apo.report.rescore import Rescorer
     allow = tuple(allow)
     check_configs(runs, baseline, allow)
-    rescorer = Rescorer(seed, force, allow)
-    comparison = build([(run, rescorer.evaluate(run)) for run in runs], baseline, allow)
+    rescorer, harness = Rescorer(seed, force, allow), Harness(capability, force) if capability else None
+    if harness:
+        harness.prepare(runs)
+    evaluated = [(run, rescorer.evaluate(run)) for run in runs]
+    if harness:
+        evaluated = [(run, harness.evaluate(run, evaluation)) for run, evaluation in evaluated]
+    comparison = build(evaluated, baseline, allow)
     write_report(comparison, Path(out) if out else default_output(runs))
     return comparison
 

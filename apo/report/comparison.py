@@ -15,10 +15,14 @@ import numpy as np
 
 from apo.errors import EvaluationError, nearest
 from apo.metrics import statistics
+from apo.metrics.code import by_code
 from apo.metrics.statistics import Interval
 from apo.report import fairness
 from apo.report.fairness import Factor
-from apo.report.runs import Run
+from apo.report.runs import Run, read_jsonl
+
+PARTS = "by_code/"
+"""What the metrics that say what the score is made of begin with."""
 
 
 @dataclass
@@ -74,6 +78,8 @@ class Comparison:
     kind: str
     """`score`: lower is better; `reward`: higher is."""
     scenarios: dict[str, list[ScenarioRow]] = field(default_factory=dict)
+    parts: dict[str, dict[str, dict[str, Difference]]] = field(default_factory=dict)
+    """By scenario, part of the score (`by_code/E1`) and method: that part minus the baseline's, p not corrected."""
     factors: list[Factor] = field(default_factory=list)
     picture: Path | None = None
     """Where the PNG was written; its tables lie beside it."""
@@ -102,6 +108,7 @@ def build(evaluated: Iterable[tuple[Run, dict[str, Any]]], baseline: str | None 
     bootstrap = Bootstrap(first.evaluation.confidence, first.evaluation.num_bootstrap)
     for scenario in shared_scenarios(methods):
         comparison.scenarios[scenario] = scenario_rows(methods, comparison.baseline, scenario, bootstrap)
+        comparison.parts[scenario] = part_differences(methods, comparison.baseline, scenario, bootstrap)
     return comparison
 
 
@@ -189,23 +196,82 @@ def score_interval(method: Method, scenario: str, bootstrap: Bootstrap) -> Inter
 
 
 def difference(method: Method, base: Method, scenario: str, bootstrap: Bootstrap) -> Difference | None:
-    """Paired over the seeds both have; None where there is no such seed or the prompts are not the same."""
-    ours, theirs = method.by_seed(), base.by_seed()
-    pairs = [(ours[seed]["scenarios"][scenario], theirs[seed]["scenarios"][scenario])
-             for seed in ours if seed in theirs]
+    """Of the score."""
+    ours, theirs = ({seed: Values(each["scenarios"][scenario]["scores"], each["scenarios"][scenario]["prompts"])
+                     for seed, each in side.by_seed().items()} for side in (method, base))
+    return paired(ours, theirs, bootstrap)
+
+
+@dataclass
+class Values:
+    """A number of every sample, and of each the number of its prompt."""
+
+    values: list[float]
+    prompts: list[int]
+
+
+def paired(ours: dict[int, Values], theirs: dict[int, Values], bootstrap: Bootstrap) -> Difference | None:
+    """Over the seeds both have; None where there is no such seed or the prompts are not the same."""
+    pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
     if not pairs:
         return None
     if len(pairs) > 1:
-        interval, p = statistics.paired_t([np.mean(a["scores"]) for a, _ in pairs],
-                                          [np.mean(b["scores"]) for _, b in pairs], bootstrap.confidence)
+        interval, p = statistics.paired_t([np.mean(a.values) for a, _ in pairs], [np.mean(b.values) for _, b in pairs],
+                                          bootstrap.confidence)
         return Difference(interval, p, len(pairs))
     a, b = pairs[0]
-    if a["prompts"] != b["prompts"]:
+    if a.prompts != b.prompts:
         return None
-    interval, p = statistics.paired_bootstrap(units(a["scores"], a["prompts"]), units(b["scores"], b["prompts"]),
+    interval, p = statistics.paired_bootstrap(units(a.values, a.prompts), units(b.values, b.prompts),
                                               confidence=bootstrap.confidence, num_bootstrap=bootstrap.draws,
                                               seed=bootstrap.seed)
     return Difference(interval, p, 1)
+
+
+def part_differences(methods: list[Method], baseline: str | None, scenario: str,
+                     bootstrap: Bootstrap) -> dict[str, dict[str, Difference]]:
+    """{part: {method: its difference to the baseline}}, paired like the score's.  A method is left out where its
+    evaluation has no parts or, with a single seed, where its samples do not say what each was scored for; a part where
+    both sides have none of it."""
+    base = next((method for method in methods if method.label == baseline), None)
+    found: dict[str, dict[str, Difference]] = {}
+    for method in methods:
+        if base is None or method is base:
+            continue
+        one_seed = len(set(method.seeds) & set(base.seeds)) == 1
+        ours, theirs = (parts_by_sample(side, scenario) if one_seed else parts_by_seed(side, scenario)
+                        for side in (method, base))
+        for part in ours:
+            sides = (ours[part], theirs.get(part, {}))
+            there_is_some = any(any(each.values) for side in sides for each in side.values())
+            compared = paired(*sides, bootstrap) if there_is_some else None
+            if compared is not None:
+                found.setdefault(part, {})[method.label] = compared
+    return found
+
+
+def parts_by_seed(method: Method, scenario: str) -> dict[str, dict[int, Values]]:
+    """The evaluation's means, all that a t over seeds needs."""
+    found: dict[str, dict[int, Values]] = {}
+    for seed, evaluation in method.by_seed().items():
+        for name, value in evaluation["scenarios"][scenario]["metrics"].items():
+            if name.startswith(PARTS):
+                found.setdefault(name, {})[seed] = Values([value], [0])
+    return found
+
+
+def parts_by_sample(method: Method, scenario: str) -> dict[str, dict[int, Values]]:
+    """Every sample's own, for a bootstrap within a seed."""
+    found: dict[str, dict[int, Values]] = {}
+    for run, evaluation in zip(method.runs, method.evaluations):
+        prompts = evaluation["scenarios"][scenario]["prompts"]
+        explanations = [sample.get("extra", {}).get("explain") for sample in read_jsonl(run.samples_path(scenario))]
+        if len(explanations) != len(prompts) or None in explanations:
+            continue
+        every = [by_code(explanation) for explanation in explanations]
+        for name in every[0]:
+            found.setdefault(name, {})[run.seed] = Values([parts[name] for parts in every], prompts)
+    return found
 
 
 def units(scores: list[float], prompts: list[int]) -> np.ndarray:

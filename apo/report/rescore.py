@@ -43,6 +43,8 @@ class Rescorer:
             return known
         give_home(run)
         measured = {"key": key, "settings": settings, **self.measure(run)}
+        if "capability" in known and known.get("settings", {}).get("model") == settings["model"]:
+            measured["capability"] = known["capability"]
         write(run.evaluation_path, json.dumps(measured, indent=1) + "\n")
         return measured
 

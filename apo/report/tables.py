@@ -9,16 +9,19 @@ from typing import Any
 import numpy as np
 
 from apo.metrics.statistics import Interval
-from apo.report.comparison import Comparison, Difference, Method, ScenarioRow
+from apo.report.benchmarks import Benchmark, benchmarks
+from apo.report.comparison import PARTS, Comparison, Difference, Method, ScenarioRow
 from apo.report.fairness import shorten
 from apo.report.runs import read_jsonl
 
 METRICS = {"num_hits": ("hits", "{:.0%}"), "parses": ("parses", "{:.0%}"),
            "parses_prefix": ("so far", "{:.0%}"), "length": ("length", "{:.0f}"),
-           "distinct-1": ("distinct-1", "{:.2f}"), "self-bleu-5": ("self-BLEU", "{:.2f}")}
+           "distinct-1": ("distinct-1", "{:.2f}"), "self-bleu-5": ("self-BLEU", "{:.2f}"),
+           "loops": ("loops", "{:.0%}"), "expected_max_toxicity": ("exp. max", "{:.3f}"),
+           "toxicity_probability": ("tox. prob.", "{:.0%}"), "continuations_per_prompt": ("of", "{:.0f}")}
 """Columns beside the score, shown where the evaluation has them."""
-PARTS, NOT_PYTHON, MOST_PARTS = "by_code/", "by_code/not_python", 8
-"""Metrics that say what the score is made of, the one that lies across the others, and how many get a column."""
+ACROSS, MOST_PARTS = ("by_code/not_python", "by_code/style"), 8
+"""Of the metrics that say what the score is made of: those that lie across the others; how many others are shown."""
 WIDTH_WHEN_PIPED = 132
 SAMPLE_LINES = 16
 """Longest sample shown side by side."""
@@ -37,12 +40,12 @@ class Table:
 
 
 def tables(comparison: Comparison) -> list[Table]:
-    """One table per scenario, one of what its score is made of, one of what the models cost and know, one of what
-    differs between them."""
+    """One table per scenario, two of what its score is made of, one of what the models cost and know, two of what
+    they can do beside the task where that was measured, one of what differs between them."""
     found = []
     for scenario in comparison.scenarios:
-        found += [scenario_table(comparison, scenario), *parts_table(comparison, scenario)]
-    found.append(cost_table(comparison))
+        found += [scenario_table(comparison, scenario), *parts_tables(comparison, scenario)]
+    found += [cost_table(comparison), *benchmark_tables(comparison)]
     if comparison.factors:
         found.append(factor_table(comparison))
     return found
@@ -96,22 +99,45 @@ def basis(rows: list[ScenarioRow]) -> str:
     return f"Intervals: Student's t over {seeds[-1]} seeds, differences paired by seed. p: Holm over the methods."
 
 
-def parts_table(comparison: Comparison, scenario: str) -> list[Table]:
-    """The score by what it was given for, largest part first; nothing where the scorer does not say."""
+def parts_tables(comparison: Comparison, scenario: str) -> list[Table]:
+    """The score by what it was given for, and the same against the baseline; nothing where the scorer does not say."""
     names = {name for method in comparison.methods for evaluation in method.evaluations
              for name in evaluation["scenarios"][scenario]["metrics"] if name.startswith(PARTS)}
     means = {name: [float(np.mean(method.metric(scenario, name) or [0])) for method in comparison.methods]
              for name in names}
-    largest = sorted((name for name in names - {NOT_PYTHON} if any(means[name])),
+    largest = sorted((name for name in names.difference(ACROSS) if any(means[name])),
                      key=lambda name: (-max(means[name]), name))
     if not largest:
         return []
-    shown = largest[:MOST_PARTS] + [NOT_PYTHON] * (NOT_PYTHON in names)
+    shown = largest[:MOST_PARTS] + [name for name in ACROSS if name in names]
     rows = [[method.label, *(f"{1000 * means[name][n]:.2f}" for name in shown)]
             for n, method in enumerate(comparison.methods)]
-    note = "not_python is the part of them that no change of style could mend." if NOT_PYTHON in shown else ""
+    note = ("not_python: of them, what no change of style could mend; style: what one could, all but indentation (E1), "
+            "syntax (E9) and the end of the text (W292, W391).") if set(ACROSS) & names else ""
     return [Table(f"{scenario}: what the {comparison.kind} is made of, times 1000",
-                  ["method", *(name.removeprefix(PARTS) for name in shown)], rows, [note])]
+                  ["method", *(name.removeprefix(PARTS) for name in shown)], rows, [note]),
+            *part_difference_table(comparison, scenario, shown)]
+
+
+def part_difference_table(comparison: Comparison, scenario: str, shown: list[str]) -> list[Table]:
+    """A row for each part in `shown`, a column for each method; none where nothing can be paired."""
+    found = {part: comparison.parts.get(scenario, {}).get(part, {}) for part in shown}
+    labels = [method.label for method in comparison.methods if any(method.label in each for each in found.values())]
+    if not labels:
+        return []
+    rows = [[part.removeprefix(PARTS), *(times_1000(each[label]) if label in each else "" for label in labels)]
+            for part, each in found.items()]
+    seeds = max(each.seeds for part in found.values() for each in part.values())
+    how = f"Student's t over {seeds} seeds" if seeds > 1 else "Bootstrap over the samples of one seed"
+    return [Table(f"{scenario}: difference to {comparison.baseline} by part, times 1000 "
+                  f"[{100 * comparison.confidence:g} %]", ["part", *labels], rows,
+                  [f"{how}, paired. Each interval by itself, not corrected for their number."],
+                  1 + (len(labels) + 1) // 2)]
+
+
+def times_1000(difference: Difference) -> str:
+    interval = difference.interval
+    return interval_in_words(Interval(1000 * interval.mean, 1000 * interval.low, 1000 * interval.high), signed=True)
 
 
 def cost_table(comparison: Comparison) -> Table:
@@ -123,6 +149,45 @@ def cost_table(comparison: Comparison) -> Table:
     header = ["method", "bits per byte", "bits per byte, clean", "training tokens", "weights"]
     note = "Bits per byte of held-out text, lower is better; clean: segments with a score of 0 or less."
     return Table("Capability and cost", header, rows, [note])
+
+
+def benchmark_tables(comparison: Comparison) -> list[Table]:
+    """lm-eval's numbers, a row for each metric and a column for each method; nothing where they were not asked for."""
+    found = benchmarks(comparison)
+    if not found:
+        return []
+    settings = comparison.methods[0].evaluations[0]["capability"]["settings"]
+    labels = [method.label for method in comparison.methods]
+    seeds = max(len(method.runs) for method in comparison.methods)
+    said = ("Intervals: Student's t over seeds." if seeds > 1 else "One seed: +- is one standard error over documents.")
+    begins = ("every context begins as a training document does" if settings["as_trained"] else
+              "contexts as lm-eval has them, nothing before them")
+    rows = [[benchmark_name(each), *(benchmark_value(each.values[label], seeds) for label in labels)] for each in found]
+    made = [Table(f"lm-eval {settings['lm_eval']}", ["benchmark", *labels], rows, [f"{said} {begins.capitalize()}."],
+                  1 + (len(labels) + 1) // 2)]
+    compared = [label for label in labels if any(label in each.differences for each in found)]
+    if compared:
+        rows = [[benchmark_name(each), *(difference_in_words(each.differences.get(label))[0] for label in compared)]
+                for each in found if each.differences]
+        note = "Paired by seed (t) or, within one seed, by document (bootstrap). Not corrected for their number."
+        made.append(Table(f"lm-eval: difference to {comparison.baseline} [{100 * comparison.confidence:g} %]",
+                          ["benchmark", *compared], rows, [note], 1 + (len(compared) + 1) // 2))
+    return made
+
+
+def benchmark_name(benchmark: Benchmark) -> str:
+    better = {True: ", higher is better", False: ", lower is better", None: ""}[benchmark.higher_is_better]
+    return f"{benchmark.task}: {benchmark.metric} of {benchmark.count}{better}"
+
+
+def benchmark_value(value: Interval, seeds: int) -> str:
+    if seeds > 1:
+        return interval_in_words(value)
+    error = value.high - value.mean
+    if abs(value.mean) >= 1e6:      # an untrained model's perplexity
+        return f"{value.mean:.2g}"
+    digits = decimals(2 * error, abs(value.mean))
+    return f"{value.mean:.{digits}f}" + (f" +- {error:.{digits}f}" if error else "")
 
 
 def factor_table(comparison: Comparison) -> Table:

@@ -3,9 +3,12 @@
 import json
 import math
 
+import numpy as np
 import pytest
 from rich.console import Console
 
+from apo.data.records import Sample
+from apo.metrics.code import ByCode
 from apo.metrics.statistics import Interval
 from apo.report import plots, tables
 from apo.report.comparison import build
@@ -47,13 +50,64 @@ def test_every_method_and_metric_is_in_the_table(comparison):
 
 
 def test_what_the_score_is_made_of_has_a_table_largest_part_first(make_run, make_evaluation):
-    assert tables.parts_table(build([(make_run(), make_evaluation())]), "functions") == []
+    assert tables.parts_tables(build([(make_run(), make_evaluation())]), "functions") == []
     evaluation = make_evaluation()
     evaluation["scenarios"]["functions"]["metrics"] |= {"by_code/E1": 0.002, "by_code/E5": 0.01, "by_code/W6": 0.0,
-                                                             "by_code/not_python": 0.05}
-    table, = tables.parts_table(build([(make_run(), evaluation)]), "functions")
+                                                        "by_code/not_python": 0.05, "by_code/style": 0.01}
+    table, = tables.parts_tables(build([(make_run(), evaluation)]), "functions")
     assert (table.header, table.rows) == (
-        ["method", "E5", "E1", "not_python"], [["mle", "10.00", "2.00", "50.00"]])
+        ["method", "E5", "E1", "not_python", "style"], [["mle", "10.00", "2.00", "50.00", "10.00"]])
+
+
+def test_differences_by_part_have_intervals_over_seeds(make_run, make_evaluation):
+    pairs = []
+    for method, means in (("mle", (0.004, 0.006, 0.005)), ("awr", (0.001, 0.002, 0.003))):
+        for seed, mean in enumerate(means, 1):
+            evaluation = make_evaluation()
+            evaluation["scenarios"]["functions"]["metrics"] |= {"by_code/E5": mean, "by_code/style": mean}
+            pairs.append((make_run(method, seed), evaluation))
+    means, differences = tables.parts_tables(build(pairs), "functions")
+    assert differences.header == ["part", "awr"] and differences.title.endswith("to mle by part, times 1000 [95 %]")
+    # -3, -4, -2: mean -3, t(2 degrees, 97.5 %) = 4.3027, standard error 1 / sqrt(3)
+    assert differences.rows == [["E5", "-3.0 [-5.5, -0.5]"], ["style", "-3.0 [-5.5, -0.5]"]]
+    assert "Student's t over 3 seeds" in differences.notes[0]
+
+
+@pytest.fixture
+def one_seed(make_run, make_evaluation):
+    """mle and awr with one seed; awr's samples have a third of mle's E501 and all of its E901."""
+    random, pairs = np.random.default_rng(3), []
+    lines, broken = random.uniform(0.01, 0.03, 40), random.uniform(0, 0.01, 40)
+    for method, share in (("mle", 1), ("awr", 1 / 3)):
+        run, explanations = make_run(method), [{"E501": share * a, "E901": b} for a, b in zip(lines, broken)]
+        rows = [{"prompt": "", "text": "", "score": sum(parts.values()), "extra": {"explain": parts}}
+                for parts in explanations]
+        run.samples_path("functions").parent.mkdir()
+        run.samples_path("functions").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        evaluation = make_evaluation(scores=[row["score"] for row in rows])
+        samples = [Sample("", "", None, 0, 1, None, extra=row["extra"]) for row in rows]
+        evaluation["scenarios"]["functions"]["metrics"] |= ByCode()(samples)
+        pairs.append((run, evaluation))
+    return pairs
+
+
+def test_within_a_seed_differences_by_part_are_a_bootstrap_over_samples(one_seed):
+    comparison = build(one_seed)
+    parts = comparison.parts["functions"]
+    found = parts["by_code/E5"]["awr"].interval
+    drop = -2 / 3 * one_seed[0][1]["scenarios"]["functions"]["metrics"]["by_code/E5"]
+    assert found.mean == pytest.approx(drop) and found.low < drop < found.high < 0
+    assert parts["by_code/E9"]["awr"].interval == Interval(0, 0, 0), "paired sample by sample: nothing differs"
+    classes = sum(each["awr"].interval.mean for part, each in parts.items() if part not in tables.ACROSS)
+    assert classes == pytest.approx(comparison.row("functions", "awr").difference.interval.mean)
+    assert "Bootstrap over the samples of one seed" in printed(tables.show, comparison)
+
+
+def test_without_the_samples_one_seed_has_no_differences_by_part(one_seed):
+    one_seed[1][0].samples_path("functions").unlink()
+    comparison = build(one_seed)
+    assert comparison.parts == {"functions": {}}
+    assert len(tables.parts_tables(comparison, "functions")) == 1
 
 
 def test_a_narrow_terminal_gets_two_tables(comparison):
