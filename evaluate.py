@@ -3,6 +3,7 @@
     python evaluate.py outputs/pep8/mle/1a2b3c4d-s1 outputs/pep8/conditional/5e6f7a8b-s1
     python evaluate.py outputs/pep8 --baseline mle evaluation.scenarios.functions.num_samples=512
     python evaluate.py gpt2 distilgpt2 --task pep8 --allow model
+    python evaluate.py phf/pep8/mle phf/pep8/conditional scale=paper
     python evaluate.py outputs/pep8 capability=lm_eval capability.tasks=[lambada_openai]
 
 Arguments without "=" are run directories, folders that hold some, model directories or hub names; the others override

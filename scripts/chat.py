@@ -72,6 +72,10 @@ def speaker(name: str, options: argparse.Namespace) -> Speaker:
         from apo.config import config_from_file
         run = open_run(Path(name), config_from_file)
         config, model, label = run.config, run.model, f"{run.method}, seed {run.seed}"
+    elif kind == "published":
+        from apo.report.select import select
+        run = select([name])[0]
+        config, model, label = run.config, run.model, name
     return load(label, model, config, options)
 
 

@@ -42,6 +42,9 @@ class Rows(BatchSource):
     def load_state_dict(self, state):
         self.step = state["step"]
 
+    def skip(self, tokens):
+        self.step = tokens // (ROWS * LENGTH)
+
     documents_seen = 0
     epoch = 0.0
 

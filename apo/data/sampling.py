@@ -39,9 +39,10 @@ class BatchSource(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a cursor: the next `next` returns what it would have returned then, to the bit."""
 
+    @abstractmethod
     def skip(self, tokens: int) -> None:
         """Begin where an earlier stage ended that saw so many tokens of everything, without filter and control tokens
-        (PHF's `skip_tokens`).  Called before the first `next`.  A source that makes its rows has nothing to skip."""
+        (PHF's `skip_tokens`).  Called before the first `next`."""
 
     @property
     @abstractmethod

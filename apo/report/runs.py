@@ -97,8 +97,10 @@ def runs_below(directory: Path) -> list[Path]:
 
 
 def kind_of(name: str) -> str:
-    """`run`, `folder` (of runs), `model` or `hub`; EvaluationError for what is none of them."""
+    """`run`, `folder` (of runs), `model`, `published` or `hub`; EvaluationError for what is none of them."""
     path = Path(name)
+    if is_published(name):
+        return "published"
     if (path / "config.yaml").is_file():
         return "run"
     if (path / "config.json").is_file():
@@ -109,6 +111,12 @@ def kind_of(name: str) -> str:
         raise EvaluationError(f'"{name}" is neither a run directory (one with config.yaml), nor a model directory '
                               "(one with config.json), nor the name of a model on the hub.")
     return "hub"
+
+
+def is_published(name: str) -> bool:
+    """A model of a paper, `<paper>/<task>/<method>`: a file of that name in configs/model."""
+    from apo.cli import found
+    return name.count("/") == 2 and name in found("model")
 
 
 def run_directories(names: Iterable[str]) -> list[tuple[str, str]]:
@@ -124,7 +132,7 @@ def run_directories(names: Iterable[str]) -> list[tuple[str, str]]:
         elif kind == "model" and Path(name).name == "final" and (Path(name).parent / "config.yaml").is_file():
             found[str(Path(name).parent)] = "run"
         else:
-            found[os.path.normpath(name) if kind != "hub" else name] = kind
+            found[name if kind in ("hub", "published") else os.path.normpath(name)] = kind
     return [(kind, name) for name, kind in found.items()]
 
 

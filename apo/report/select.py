@@ -9,7 +9,7 @@ from typing import Any, Iterable
 
 from apo.errors import ConfigError, EvaluationError
 from apo.identity import to_yaml
-from apo.report.runs import Run, open_run, run_directories, write
+from apo.report.runs import Run, is_published, open_run, run_directories, write
 from apo.schema import ConditionalConfig, Config, ModelConfig
 
 FOR_A_RUN = ("evaluation", "scorer", "plugins", "cache_dir", "output_dir", "offline", "debug")
@@ -57,8 +57,14 @@ def key_of(text: str) -> str:
 
 
 def bare(name: str, task: str | None, method: str | None, overrides: list[str], example: Run | None) -> Run:
-    """A model nobody trained here, with the config of what it is measured on and a directory of its own."""
+    """A model nobody trained here, with the config of what it is measured on and a directory of its own.
+
+    One that a paper published is measured on its own task and sampled as its own method's, unless they are given."""
     from apo.config import load_config
+    published = is_published(name)
+    if published:
+        _, its_task, its_method = name.split("/")
+        task, method, overrides = task or its_task, method or its_method, [f"model={name}", *overrides]
     if task is None and example is None:
         missing = "" if Path(name).is_dir() else f"There is no directory {name}. If it is a model on the hub: "
         raise EvaluationError(f"{missing}{name} is a bare model, so say with --task what it is to be measured "
@@ -68,11 +74,12 @@ def bare(name: str, task: str | None, method: str | None, overrides: list[str], 
         config = like(example)
     else:
         config = load_config([f"task={task}", f"method={method or 'mle'}", *overrides])
+    model = config.model.name if published else model
     config.model = ModelConfig(name=model, revision=config.model.revision,
                                trust_remote_code=config.model.trust_remote_code)
     label = re.sub(r"[^\w.-]+", "-", name.rstrip("/")).strip("-.")
     run = Run(Path(config.output_dir) / config.task / "models" / label, config, model, bare=True,
-              trained=config, manifest={"bare_model": model, "label": Path(name).name})
+              trained=config, manifest={"bare_model": model, "label": name if published else Path(name).name})
     return run
 
 

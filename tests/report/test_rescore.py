@@ -1,9 +1,11 @@
 """When an evaluation is made again and when the one on disk is used; what is written."""
 
 import json
+import re
 
 import pytest
 
+from apo.cli import found
 from apo.data.records import Sample
 from apo.errors import EvaluationError
 from apo.report.rescore import Rescorer, file_digest, summary
@@ -126,3 +128,23 @@ def test_a_second_look_names_its_method(make_run):
     assert runs[1].config.evaluation.banned_tokens == ["<|good|>"]
     with pytest.raises(EvaluationError, match="one of these methods: conditional"):
         select([str(run.directory)], also=["awr: evaluation.prefix=x"])
+
+
+PUBLISHED = sorted(name for name in found("model") if name.startswith("phf/"))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_model_is_measured_as_its_method_on_its_task(name):
+    _, task, method = name.split("/")
+    (run,) = select([name])
+    assert (run.config.task, run.config.method, run.method) == (task, method, name) and run.bare
+    assert re.fullmatch(r"(tomekkorbak|kejian)/[\w-]+", run.model) and run.config.model.name == run.model
+    conditional = method == "conditional"
+    assert (run.config.evaluation.prefix == "<|aligned|>") is conditional
+    assert ("<|misaligned|>" in run.config.evaluation.banned_tokens) is conditional
+    other = select([name], ["model.revision=abc"], method="mle")[0]
+    assert other.config.model.revision == "abc" and not other.config.evaluation.prefix
+
+
+def test_phf_published_eighteen_models():
+    assert len(PUBLISHED) == 18 and len({run.model for run in select(PUBLISHED)}) == 18
