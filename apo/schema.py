@@ -28,9 +28,18 @@ class ConditionalConfig:
 
 
 @dataclass
+class SyntheticConfig:
+    """What a corpus that is made up (`data.source=synthetic_...`) is made from."""
+
+    seed: int = 1
+    """The data's own, whatever the run's: runs of all seeds train on one corpus."""
+    num_documents: int = 8_000
+
+
+@dataclass
 class DataConfig:
     source: str = "file"
-    """Name of a registered source (`stdlib`, `file`, `hub`, or a plug-in's)."""
+    """Name of a registered source (`stdlib`, `synthetic_toxicity`, `file`, `hub`, or a plug-in's)."""
     path: str | list[str] | None = None
     """For `file`: JSONL, Parquet or CSV, optionally .gz.  For `hub`: one dataset name or several, read in order."""
     revision: str | None = None
@@ -47,6 +56,7 @@ class DataConfig:
     """Use only the first n documents of the source's own order."""
     eval_fraction: float = 0.05
     """Share of documents held out, chosen by a hash of their text: the same whatever the seed."""
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     block_size: int = 256
     """Tokens per training row."""
     filter_threshold: float | dict[Literal["percentile"], float] | None = None
