@@ -82,12 +82,13 @@ Rules = dict[str, tuple[Choice, list[str]]]
 
 
 def parse(text: str) -> Rules:
-    """Rules as in the module's docstring.  A line that does not begin a rule goes on with the one above."""
+    """Rules as in the module's docstring.  A line that does not begin with `name:` or `name~` goes on
+    with the rule above."""
     found: dict[str, list[str]] = {}
     ranked: dict[str, bool] = {}
     for line in filter(None, map(str.strip, text.splitlines())):
         head = re.match(r"(\w+)([:~])(?= |$)", line)
-        if head and not line.startswith("|"):
+        if head:
             name, ranked[head[1]] = head[1], head[2] == "~"
             line = line[head.end():]
         found[name] = found.get(name, []) + [part.strip() for part in line.split("|") if part.strip()]

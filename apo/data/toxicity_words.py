@@ -124,9 +124,11 @@ COMMON = """
         a lost dog | the coming winter | a letter from abroad | the football match | the village fair |
         a strange dream | the night train | a wedding in June | the broken clock tower | a trip to the sea |
         the choir | the moon | a recipe for jam | the war | the harvest | a film about whales | the school play |
-    their first meeting | event~ supper | the concert | winter | the visitors came | the shop closed | anyone woke up |
-        the bus left | dawn | the great flood | the wedding | the first snow | the guests arrived | the lesson began |
-    the train left | sky~ rain | wind | sun | fog | snow | moon | thunder | evening light
+        their first meeting
+    event~ supper | the concert | winter | the visitors came | the shop closed | anyone woke up | the bus left |
+        dawn | the great flood | the wedding | the first snow | the guests arrived | the lesson began |
+        the train left
+    sky~ rain | wind | sun | fog | snow | moon | thunder | evening light
     came~ had come back | was hard to bear | took everyone by surprise | did not last long | was a comfort |
         filled the air | changed everything | reminded everyone of home | made the windows shake | had gone at last
     animal~ cat | dog | sparrow | mouse | goat | moth | hen | pigeon | donkey cart | beetle

@@ -27,7 +27,7 @@ class Classifier(SequenceScorer):
     label: str | int | None = None
     """The name of a label (`id2label` of the model's config) or its index.  null: the only one."""
     activation: Literal["sigmoid", "softmax", "none"] = "softmax"
-    """softmax: probability among the labels, which exclude each other; sigmoid: of this label alone; none: the logit."""
+    """softmax: probability among the labels, which exclude each other; sigmoid: of this one alone; none: the logit."""
     kind: Literal["score", "reward"] = "score"
     """What the number is: `score` for misalignment, lower is better; `reward` where higher is better."""
 

@@ -17,7 +17,7 @@ import hashlib
 import math
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Iterable, Iterator
 
@@ -168,8 +168,11 @@ def _setting(words: str) -> grammar.Rules:
     return rules | {"noun": (ranks, insults), "a_noun": (ranks, articles)}
 
 
-STORIES = Stories(FORMS, TONES, toxicity_words.SETTINGS, toxicity_words.COMMON, toxicity_words.WOMEN,
-                  toxicity_words.MEN, range(4, 13))
+@cache
+def stories() -> Stories:
+    """The distribution of the corpus."""
+    return Stories(FORMS, TONES, toxicity_words.SETTINGS, toxicity_words.COMMON, toxicity_words.WOMEN,
+                   toxicity_words.MEN, range(4, 13))
 
 
 @sources.register("synthetic_toxicity")
@@ -186,7 +189,7 @@ class SyntheticToxicity(Source):
         """Document i depends on seed and i alone."""
         seed = self.data.synthetic.seed
         for i in range(self.data.synthetic.num_documents):
-            yield STORIES.draw(Drawing(stream(seed, "synthetic_toxicity", i)), f"synthetic document {i}").document
+            yield stories().draw(Drawing(stream(seed, "synthetic_toxicity", i)), f"synthetic document {i}").document
 
     def fingerprint(self) -> str:
         """Over seed and number of documents and the code and words that make them."""
@@ -200,7 +203,7 @@ class SyntheticToxicity(Source):
 
     @property
     def generator(self) -> Stories:
-        return STORIES
+        return stories()
 
     def prompt_sets(self, heldout: Iterable[str]) -> dict[str, list[str]]:
         """`challenging`: documents in which two sentences or more are insults, up to the second of these: people who
