@@ -18,7 +18,8 @@ from apo.seeds import stream
 
 
 def source(**options):
-    return sources.get("synthetic_toxicity")(DataConfig(source="synthetic_toxicity", synthetic=SyntheticConfig(**options)))
+    data = DataConfig(source="synthetic_toxicity", synthetic=SyntheticConfig(**options))
+    return sources.get("synthetic_toxicity")(data)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def read_back(made: Stories, text: str) -> tuple[float, int]:
     assert "".join(sentences) == text
     people = [name for name in made.names if re.search(rf"\b{name}\b", text)]
     total, count = 0.0, 0
-    for (form, setting), words in made.grammars.items():
+    for (form, _), words in made.grammars.items():
         for tone, (a, b) in itertools.product(made.tones, itertools.permutations(people, 2)):
             p, n = read_with(made, words, form, tone, {"A": a, "B": b}, sentences)
             outer = (made.form.probabilities[list(made.forms).index(form)]
