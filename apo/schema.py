@@ -146,8 +146,9 @@ class ScenarioConfig:
 
     num_samples: int = 64
     prompts: str | None = None
-    """null: from the end-of-text token alone.  A JSONL file of {"text": ...}, or the name of a prompt set of the
-    source (`functions`), made from held-out documents.  Cycled without replacement in an order fixed by the seed."""
+    """null: from the end-of-text token alone.  A file of {"text": ...} or {"prompt": {"text": ...}} (JSONL, CSV or
+    Parquet), or the name of a prompt set of the source (`functions`, `challenging`), made from held-out documents.
+    Cycled without replacement in an order fixed by the seed."""
     prefix: str | None = None
     """Control token.  null: what the method says (`evaluation.prefix`); "" for none."""
     prefix_every_line: bool | None = None
@@ -184,6 +185,8 @@ class EvaluationConfig:
     batch_size: int = 128
     heldout_tokens: int = 50_000
     """Held-out tokens that bits per byte is measured on.  0 switches it off."""
+    clean_threshold: float = 0.0
+    """Held-out segments with a score up to it are clean: bits per byte is measured on these too."""
     best: str | None = None
     """Scenario whose mean score picks the best checkpoint.  null: the first."""
     confidence: float = 0.95

@@ -85,6 +85,8 @@ class Detoxify(SequenceScorer):
             raise ScorerError(f"{file} is no checkpoint in Detoxify's format "
                               f"({type(error).__name__}: {error})") from error
         self._label = _index(file, self.label, classes, num_labels)
+        if Path(base).is_dir() and not Path(base, "config.json").is_file():     # transformers would make up a config
+            raise ScorerError(f"scorer detoxify: {base} has no config.json")
         config = from_hub("scorer detoxify", base, lambda **where: model_class.config_class.from_pretrained(
             base, num_labels=num_labels, **where))
         tokenizer = from_hub("scorer detoxify", base, lambda **where: tokenizer_class.from_pretrained(base, **where))

@@ -66,7 +66,8 @@ class SequenceScorer(Scorer):
             device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
             if tokenizer.pad_token is None:
                 tokenizer.pad_token = tokenizer.eos_token
-                model.config.pad_token_id = tokenizer.pad_token_id
+            if model.config.get_text_config().pad_token_id is None:     # decoders read the last token that is none
+                model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
             self._model = model.float().eval().to(device), tokenizer
         return self._model
 
