@@ -1,4 +1,4 @@
-"""The task toxicity: the papers' values and steps, PHF's own command, and a run of a few steps with nothing downloaded."""
+"""The task toxicity: the paper's values and steps, PHF's own command, a run of a few steps with nothing downloaded."""
 
 import json
 
@@ -101,6 +101,7 @@ def test_a_few_steps_of_conditional_training(tmp_path, cache_dir):
         assert 0 < outcome.metrics[f"generation/{name}/score"] < 1
         assert 0 <= outcome.metrics[f"generation/{name}/insults/score"] <= 1
     assert 0 < outcome.metrics["heldout/bits_per_byte_clean"] < 10
-    samples = [json.loads(line) for line in (outcome.path / "samples/challenging-000003.jsonl").read_text().splitlines()]
+    lines = (outcome.path / "samples/challenging-000003.jsonl").read_text(encoding="utf-8").splitlines()
+    samples = [json.loads(line) for line in lines]
     assert len(samples) == 8 and all(sample["prompt"] for sample in samples)
     assert set(samples[0]["extra"]["heldout_scores"]) == {"insults"}

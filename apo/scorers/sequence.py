@@ -25,7 +25,7 @@ transformers = Lazy("transformers")
 GPU_BATCH = 64
 PATIENCE_S = 5
 UNLIMITED = 10 ** 6
-"""A tokenizer's `model_max_length` above this means that it does not know."""
+"""Positions of a model whose config names none."""
 
 
 @dataclass
