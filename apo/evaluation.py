@@ -6,7 +6,6 @@ What is written behind it is cleaned of special and control tokens, scored, and 
 random numbers follow from (seed, scenario name), so two models of one seed meet the same prompts and the same luck.
 """
 
-import json
 import math
 import time
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from apo.data.records import Sample
-from apo.data.sources.base import lines
+from apo.data.sources.base import BadRow, lines
+from apo.data.sources.file import rows_of
 from apo.data.tokenizer import single_id
 from apo.errors import DataError, EvaluationError, nearest
 from apo.metrics.base import SampleMetric, metrics, scored_text
@@ -115,7 +115,7 @@ def as_trained(scenario: ScenarioConfig, config: Config) -> ScenarioConfig:
 # ---- prompts ---------------------------------------------------------------------------------------------------------
 
 def load_prompts(name: str, scenario: ScenarioConfig, prompts: dict[str, list[str]]) -> list[str]:
-    """The scenario's prompts: [""] for none, a set of the source by its name, or a file of {"text": ...}."""
+    """The scenario's prompts: [""] for none, a set of the source by its name, or a file (`read_prompts`)."""
     source = scenario.prompts
     if source is None:
         return [""]
@@ -131,18 +131,18 @@ def load_prompts(name: str, scenario: ScenarioConfig, prompts: dict[str, list[st
 
 
 def read_prompts(path: Path) -> list[str]:
-    """A JSONL file of {"text": ...}; empty lines are skipped.  Raises DataError with file and row."""
+    """A file of {"text": ...} (PHF's) or {"prompt": {"text": ...}} (RealToxicityPrompts) in any format that data are
+    read in; further keys are ignored, empty lines skipped.  Raises DataError with file and row."""
     found = []
-    for row, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, row {row}: not JSON ({error.msg})") from None
-        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-            raise DataError(f'{path}, row {row}: expected {{"text": "..."}}, got {line.strip()[:60]}')
-        found.append(record["text"])
+    for origin, row in rows_of(path):
+        if isinstance(row, BadRow):
+            raise DataError(f"{origin}: {row}")
+        prompt = row.get("prompt")
+        text = row.get("text", prompt.get("text") if isinstance(prompt, dict) else prompt)
+        if not isinstance(text, str):
+            raise DataError(f'{origin}: expected {{"text": "..."}} or {{"prompt": {{"text": "..."}}}}, '
+                            f"got {str(row)[:60]}")
+        found.append(str(text))
     return found
 
 
@@ -249,8 +249,8 @@ def mean(numbers: list[float]) -> float:
 @torch.no_grad()
 def heldout_bits_per_byte(policy: "Policy", heldout: "HeldoutText", batch_size: int) -> dict[str, float]:
     """Bits that the model needs per byte of held-out text, comparable whatever the tokenizer; and the same over the
-    segments whose score is 0 or less, what a model that avoids the rest should still know.  In the weights' own
-    precision.  `bits_per_byte_clean` is left out where no segment is clean."""
+    clean segments (`evaluation.clean_threshold`), what a model that avoids the rest should still know.  In the
+    weights' own precision.  `bits_per_byte_clean` is left out where no segment is clean."""
     nats = clean_nats = 0.0
     with evaluating(policy):
         for batch in heldout.batches(batch_size):
@@ -258,7 +258,7 @@ def heldout_bits_per_byte(policy: "Policy", heldout: "HeldoutText", batch_size: 
             stats = policy.token_stats(batch)
             nats_BT = torch.where(stats.mask_BT, -stats.logps_BT.double(), 0)
             nats += nats_BT.sum().item()
-            clean_nats += nats_BT[batch.scores_BT <= 0].sum().item()
+            clean_nats += nats_BT[batch.scores_BT <= heldout.clean_threshold].sum().item()
     numbers = {"heldout/bits_per_byte": nats / math.log(2) / heldout.bytes_all}
     if heldout.bytes_clean:
         numbers["heldout/bits_per_byte_clean"] = clean_nats / math.log(2) / heldout.bytes_clean

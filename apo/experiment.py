@@ -224,7 +224,8 @@ def make_heldout(config: Config, store, tokenizer, eos_id: int):
         return None
     prefix = config.evaluation.prefix
     prefix_id = single_id(tokenizer, prefix, "evaluation.prefix") if prefix else None
-    return HeldoutText(store, eos_id, prefix_id, config.data.block_size, config.evaluation.heldout_tokens)
+    return HeldoutText(store, eos_id, prefix_id, config.data.block_size, config.evaluation.heldout_tokens,
+                       config.evaluation.clean_threshold)
 
 
 def control_tokens(config: Config) -> list[str]:

@@ -28,9 +28,18 @@ class ConditionalConfig:
 
 
 @dataclass
+class SyntheticConfig:
+    """What a corpus that is made up (`data.source=synthetic_...`) is made from."""
+
+    seed: int = 1
+    """The data's own, whatever the run's: runs of all seeds train on one corpus."""
+    num_documents: int = 8_000
+
+
+@dataclass
 class DataConfig:
     source: str = "file"
-    """Name of a registered source (`stdlib`, `file`, `hub`, or a plug-in's)."""
+    """Name of a registered source (`stdlib`, `synthetic_toxicity`, `file`, `hub`, or a plug-in's)."""
     path: str | list[str] | None = None
     """For `file`: JSONL, Parquet or CSV, optionally .gz.  For `hub`: one dataset name or several, read in order."""
     revision: str | None = None
@@ -47,6 +56,7 @@ class DataConfig:
     """Use only the first n documents of the source's own order."""
     eval_fraction: float = 0.05
     """Share of documents held out, chosen by a hash of their text: the same whatever the seed."""
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     block_size: int = 256
     """Tokens per training row."""
     filter_threshold: float | dict[Literal["percentile"], float] | None = None
@@ -136,8 +146,9 @@ class ScenarioConfig:
 
     num_samples: int = 64
     prompts: str | None = None
-    """null: from the end-of-text token alone.  A JSONL file of {"text": ...}, or the name of a prompt set of the
-    source (`functions`), made from held-out documents.  Cycled without replacement in an order fixed by the seed."""
+    """null: from the end-of-text token alone.  A file of {"text": ...} or {"prompt": {"text": ...}} (JSONL, CSV or
+    Parquet), or the name of a prompt set of the source (`functions`, `challenging`), made from held-out documents.
+    Cycled without replacement in an order fixed by the seed."""
     prefix: str | None = None
     """Control token.  null: what the method says (`evaluation.prefix`); "" for none."""
     prefix_every_line: bool | None = None
@@ -174,6 +185,8 @@ class EvaluationConfig:
     batch_size: int = 128
     heldout_tokens: int = 50_000
     """Held-out tokens that bits per byte is measured on.  0 switches it off."""
+    clean_threshold: float = 0.0
+    """Held-out segments with a score up to it are clean: bits per byte is measured on these too."""
     best: str | None = None
     """Scenario whose mean score picks the best checkpoint.  null: the first."""
     confidence: float = 0.95

@@ -1,5 +1,7 @@
 """Scenarios and held-out text, end to end on a tiny model."""
 
+import gzip
+import json
 import math
 from dataclasses import dataclass
 
@@ -199,8 +201,20 @@ def test_prompt_files(tmp_path, policy, tokenizer):
     assert {sample.prompt for sample in result.samples} == {"a\u2028b", "c"}
 
 
+def test_prompts_of_real_toxicity_prompts(tmp_path):
+    """Records whose prompt is an object with scores of its own, gzipped or not; PHF's with a score beside the text."""
+    record = {"filename": "0.txt", "challenging": True, "prompt": {"text": "So what", "toxicity": 0.9, "threat": None},
+              "continuation": {"text": " now", "toxicity": None}}
+    lines = "".join(json.dumps(row) + "\n" for row in (record, {"text": "PHF's", "score": 0.8}, {"prompt": "bare"}))
+    (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    assert read_prompts(tmp_path / "p.jsonl.gz") == ["So what", "PHF's", "bare"]
+    (tmp_path / "bad.jsonl").write_text('{"prompt": {"toxicity": 1}}\n')
+    with pytest.raises(DataError, match="bad.jsonl, row 1: expected"):
+        read_prompts(tmp_path / "bad.jsonl")
+
+
 @pytest.mark.parametrize("line, message", [("{'text'", "row 2: not JSON"), ('{"txt": "a"}', 'row 2: expected {"text"'),
-                                           ('["a"]', "row 2: expected"), ('{"text": 3}', "row 2: expected")])
+                                           ('["a"]', "row 2: a JSON list, not"), ('{"text": 3}', "row 2: expected")])
 def test_damaged_prompt_files(tmp_path, line, message):
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"text": "fine"}\n' + line + "\n")
@@ -232,7 +246,7 @@ def test_what_cannot_be_done_is_said_in_one_line(policy, tokenizer):
 class Rows:
     """Stands for HeldoutText: three rows, some tokens masked, some of misaligned segments."""
 
-    bytes_all, bytes_clean = 40, 25
+    bytes_all, bytes_clean, clean_threshold = 40, 25, 0.0
 
     def __init__(self):
         generator = torch.Generator().manual_seed(0)

@@ -22,10 +22,12 @@ class HeldoutText:
     prediction, so each row begins with the last token of the one before it.  The last row is padded on the right.
     """
 
-    def __init__(self, store: TokenStore, eos_id: int, prefix_id: int | None, block_size: int, max_tokens: int):
+    def __init__(self, store: TokenStore, eos_id: int, prefix_id: int | None, block_size: int, max_tokens: int,
+                 clean_threshold: float = 0.0):
         """Take whole segments until one more would exceed `max_tokens` tokens of text; at least one.
 
-        `prefix_id`: control token before every segment.  `bytes_clean` counts the segments with a score of 0 or less.
+        `prefix_id`: control token before every segment.  `bytes_clean` counts the segments with a score of at most
+        `clean_threshold`.
         Raises DataError where there is no held-out text.
         """
         if not store.num_documents:
@@ -33,7 +35,8 @@ class HeldoutText:
                             "set evaluation.heldout_tokens=0")
         segments_N, first_N = _chosen(store, max_tokens)
         ids_N, scores_N, text_N = _laid_out(store, segments_N, first_N, eos_id, prefix_id)
-        clean_N = store.segment_scores_S[segments_N] <= 0
+        self.clean_threshold = np.float32(clean_threshold)
+        clean_N = store.segment_scores_S[segments_N].astype(np.float32) <= self.clean_threshold
         self.num_tokens = int(text_N.sum())
         self.bytes_all = int(store.segment_bytes_S[segments_N].sum())
         self.bytes_clean = int(store.segment_bytes_S[segments_N][clean_N].sum())

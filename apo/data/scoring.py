@@ -59,10 +59,15 @@ def annotate(documents: Iterable[Document], scorer: SegmentScorer | None, parall
 
 
 def segment_scores(scorer: SegmentScorer, documents: list[list[str]]) -> list[list[float]]:
-    """One list of scores per document.  Documents of a single segment are judged together, in one call."""
-    if all(len(segments) == 1 for segments in documents):
-        return [[score] for score in _misalignment(scorer, scorer.score([segments[0] for segments in documents]))]
-    return [_misalignment(scorer, scorer.score_segments(segments)) for segments in documents]
+    """One list of scores per document, made in one call where the scorer does not look at a segment's context."""
+    if getattr(scorer, "in_context", True) and any(len(segments) != 1 for segments in documents):
+        return [_misalignment(scorer, scorer.score_segments(segments)) for segments in documents]
+    texts = [segment for segments in documents for segment in segments]
+    scores = _misalignment(scorer, scorer.score(texts))
+    if len(scores) != len(texts):
+        raise ScorerError(f"the scorer gave {len(scores)} scores for {len(texts)} segments")
+    scores = iter(scores)
+    return [list(islice(scores, len(segments))) for segments in documents]
 
 
 def _misalignment(scorer: SegmentScorer, numbers: list[float]) -> list[float]:

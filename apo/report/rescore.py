@@ -56,7 +56,7 @@ class Rescorer:
             raise EvaluationError(f"{run.directory} has no scorer to judge samples with: name one with scorer=")
         evaluation = asdict(run.config.evaluation)
         kept = {key: evaluation[key] for key in ("scenarios", "metrics", "prefix", "banned_tokens", "heldout_tokens",
-                                                 "heldout_scorers")}
+                                                 "heldout_scorers", "clean_threshold")}
         fingerprints = judges.fingerprints()
         return {**kept, "seed": self.seed, "scorer": evaluation["scorer"] or run.config.scorer,
                 "scorer_sha256": fingerprints.pop("scorer"), "heldout_sha256": fingerprints,

@@ -37,6 +37,8 @@ class Scorer:
 
     name: ClassVar[str] = ""
     kind: ClassVar[Literal["score", "reward"]] = "score"
+    places: ClassVar[tuple[str, ...]] = ()
+    """Options that say where something lies or runs, left out of the fingerprint: `code` says what lies there."""
     parallel: ClassVar[bool] = False
     """Slow in pure Python: a corpus is scored by several processes (the scorer is copied into each)."""
 
@@ -50,6 +52,11 @@ class Scorer:
         By default segments are judged as texts of their own."""
         return self.score(segments)
 
+    @property
+    def in_context(self) -> bool:
+        """Segments are judged in their context, so documents must be scored one by one."""
+        return type(self).score_segments is not Scorer.score_segments
+
     def reward(self, texts: list[str]) -> list[float]:
         """The score with the sign that makes higher better."""
         numbers = checked(self, texts)
@@ -61,7 +68,8 @@ class Scorer:
 
     def fingerprint(self) -> str:
         """sha256 over name, options and code: equal fingerprints promise equal scores."""
-        identity = {"name": self.name, "options": dataclasses.asdict(self), "code": self.code()}
+        options = {key: value for key, value in dataclasses.asdict(self).items() if key not in self.places}
+        identity = {"name": self.name, "options": options, "code": self.code()}
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def code(self) -> dict[str, str]:

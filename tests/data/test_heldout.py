@@ -56,6 +56,9 @@ def test_clean_bytes_are_those_of_segments_without_misalignment(make_store, rand
     heldout = HeldoutText(store, EOS, PREFIX, 16, 300)
     clean = sum(int((batch.loss_mask_BT & (batch.scores_BT <= 0)).sum()) for batch in heldout.batches(4))
     assert 0 < heldout.bytes_clean == clean < heldout.bytes_all
+    lenient = HeldoutText(store, EOS, PREFIX, 16, 300, clean_threshold=0.5)
+    some = sum(int((batch.loss_mask_BT & (batch.scores_BT <= 0.5)).sum()) for batch in lenient.batches(4))
+    assert heldout.bytes_clean < lenient.bytes_clean == some < lenient.bytes_all
 
 
 def test_the_text_does_not_depend_on_the_prefix(make_store, random_documents):
