@@ -48,6 +48,10 @@ class EvaluationError(UserError):
     """An evaluation or comparison that cannot be made, or would not be fair."""
 
 
+class ServerError(UserError):
+    """A server that text is asked of and that does not answer, or not with what was asked for."""
+
+
 class OutOfMemory(UserError):
     """The smallest micro-batch does not fit."""
 

@@ -119,3 +119,61 @@ def tiny_llama():
             torch.manual_seed(seed)
             return LlamaForCausalLM(LlamaConfig(**{**options, **config})).eval()
     return build
+
+
+@pytest.fixture
+def completions_server(monkeypatch):
+    """`completions_server(answer, mishaps=())`: a real HTTP server on localhost that speaks the completions protocol.
+    `answer(request) -> list of choices`; each of `mishaps` spoils one request first: a status, ("status", headers,
+    body), "drop" (the connection, in mid-answer), or bytes sent in place of the answer.  Pauses between attempts are
+    recorded in `.pauses` and not slept.  Also `.url`, `.requests` and `.headers`."""
+    import json
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+    from types import SimpleNamespace
+    started = []
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    def start(answer, mishaps=()):
+        log = SimpleNamespace(requests=[], headers=[], pauses=[])
+        waiting = list(mishaps)
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                log.requests.append(body)
+                log.headers.append({"path": self.path, **self.headers})
+                mishap = waiting.pop(0) if waiting else None
+                if mishap == "drop":
+                    self.send_response(200)
+                    self.send_header("Content-Length", "1000")
+                    self.end_headers()
+                    self.wfile.write(b'{"choices": [')
+                    self.close_connection = True
+                    return
+                status, headers, sent = 200, {}, mishap
+                if mishap is None:
+                    sent = json.dumps({"choices": answer(body)}).encode()
+                elif not isinstance(mishap, bytes):
+                    status, headers, sent = mishap if isinstance(mishap, tuple) else (mishap, {}, b"")
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(sent)))
+                self.end_headers()
+                self.wfile.write(sent)
+
+            def log_message(self, *_):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        started.append(server)
+        log.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        monkeypatch.setattr("apo.rollouts.completions_server.time", SimpleNamespace(sleep=log.pauses.append))
+        return log
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()
