@@ -50,6 +50,11 @@ class Scorer:
         By default segments are judged as texts of their own."""
         return self.score(segments)
 
+    @property
+    def in_context(self) -> bool:
+        """A segment's score may depend on the rest of its document."""
+        return type(self).score_segments is not Scorer.score_segments
+
     def reward(self, texts: list[str]) -> list[float]:
         """The score with the sign that makes higher better."""
         numbers = checked(self, texts)
