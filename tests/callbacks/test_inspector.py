@@ -100,7 +100,7 @@ def test_what_does_not_lie_in_the_row_is_left_out_and_counted(packed, byte_token
         counts.append(inspect(rows, scorer, byte_tokenizer, num_rows=3).metrics)
     assert counts[0]["inspector/segments"] >= 6 and counts[0]["inspector/left_out"] >= 4
     assert counts[0]["inspector/mismatches"] == 0
-    assert counts[1] == pytest.approx(counts[0], abs=1e-6), "pep8 judges lines in their file, which is read from the tokenised corpus"
+    assert counts[1] == pytest.approx(counts[0], abs=1e-6), "pep8 judges lines in their file: the corpus has it"
     peek = rows.peek(3)
     peek.store = None
     found = inspect(SimpleNamespace(peek=lambda count: peek, view=rows.view), scorer, byte_tokenizer).metrics
@@ -205,7 +205,10 @@ def test_without_a_scorer_there_is_nothing_to_compare(byte_tokenizer):
 
 def test_training_is_the_same_with_and_without(tmp_path, capsys):
     words = ["--task", "pep8", "--method", "conditional", "--scale", "smoke", "--output-dir", str(tmp_path / "out"),
-             "training.max_steps=2", "evaluation.every_n_steps=1"]
+             "training.max_steps=2", "evaluation.every_n_steps=1", "evaluation.heldout_tokens=500",
+             "evaluation.scenarios.functions=null", "evaluation.scenarios.unconditional.num_samples=2",
+             "evaluation.scenarios.unconditional.generation.min_new_tokens=0",
+             "evaluation.scenarios.unconditional.generation.max_new_tokens=8"]
     assert main(words) == 0 and main([*words, "callbacks.inspector.num_rows=3"]) == 0
     assert "another score" not in capsys.readouterr().err
     runs = sorted((tmp_path / "out/pep8/conditional").iterdir(), key=lambda run: "inspector" in (

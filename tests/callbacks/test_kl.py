@@ -282,7 +282,8 @@ def test_a_reference_has_a_short_name(name, word):
 def test_while_training_and_by_evaluate(tmp_path, monkeypatch, capsys, unigram, saved):
     reference = saved("data", unigram(DATA))
     words = ["--task", "pep8", "--method", "conditional", "--scale", "smoke", "--output-dir", str(tmp_path / "out"),
-             "training.max_steps=1", f"callbacks.kl.references.letters.model={reference}",
+             "training.max_steps=1", "evaluation.scenarios.functions=null",
+             "evaluation.scenarios.unconditional.num_samples=2", f"callbacks.kl.references.letters.model={reference}",
              "callbacks.kl.num_samples=8", "callbacks.kl.max_tokens=12"]
     assert main([*words, "callbacks.kl.references.letters.modle=x"]) == 2
     assert 'Did you mean "model"?' in capsys.readouterr().err
