@@ -108,9 +108,14 @@ class PackedRows(BatchSource):
         self._order = lru_cache(maxsize=2)(self._draw_order)
 
     def next(self) -> Batch:
-        first = self.step * self.rows_per_step + self.rank * self.share
+        served_R = self._next()
         self.step += 1
-        return self.rows(np.arange(first, first + self.share))
+        return self.rows(served_R)
+
+    def _next(self) -> np.ndarray:
+        """Places of the next step's rows in the order of serving."""
+        first = self.step * self.rows_per_step + self.rank * self.share
+        return np.arange(first, first + self.share)
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": self.step}
@@ -158,8 +163,7 @@ class PackedRows(BatchSource):
         return fixed_rows(*self._look_up(served_R, Epoch.read, (np.int64, np.float32)))
 
     def peek(self, count: int) -> Peek:
-        first = self.step * self.rows_per_step + self.rank * self.share
-        served_R = np.arange(first, first + min(count, self.share))
+        served_R = self._next()[:count]
         ids_RB, scores_RB = self._look_up(served_R, Epoch.read, (np.int64, np.float32))
         return Peek(ids_RB, scores_RB, *self._look_up(served_R, Epoch.segments, (np.int64, bool)), self.store)
 
