@@ -29,7 +29,7 @@ RENAMED = {
     "generation.metrics_configs": "evaluation.metrics, a map of names", "generation.scorer_config": "scorer",
     "generation.every_n_steps": "evaluation.every_n_steps", "generation.batch_size": "evaluation.batch_size",
     "generation.force_call_on": "evaluation.on_steps",
-    "kl_gpt3_callback": "evaluation, which measures bits per byte on held-out text instead",
+    "kl_gpt3_callback": "callbacks.kl, against a generator, a model or a completions server",
     "model.path_or_name": "model.name", "model.gpt2_config_kwargs": "model.config",
     "model.model_kwargs": "model.config",
     "training.fp16": "training.precision=fp16", "training.bf16": "training.precision=bf16", "training.seed": "seed",

@@ -141,7 +141,7 @@ training:
 """)
     text = "\n".join(problems(f"task={file}", "method=mle"))
     for theirs, ours in {"dataset": "data", "datasets": "data.path", "tokenizer": "model.tokenizer",
-                         "generation": "evaluation.scenarios", "kl_gpt3_callback": "evaluation",
+                         "generation": "evaluation.scenarios", "kl_gpt3_callback": "callbacks.kl",
                          "model.path_or_name": "model.name", "training.fp16": "training.precision=fp16",
                          "training.output_dir": "output_dir"}.items():
         assert re.search(rf"\b{re.escape(theirs)}: .*{re.escape(ours)}", text), theirs

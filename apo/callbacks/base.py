@@ -55,6 +55,11 @@ class Callback(ABC):
         bound.context = context
         return bound
 
+    def depends_on(self, context: Context) -> dict[str, Any]:
+        """What its numbers depend on beside config, model and data, as something `json` can write.  In `context` only
+        the config is sure to be there."""
+        return {}
+
     def due(self, step: int, max_steps: int) -> bool:
         """Is there a measurement after optimiser step `step` (0: before the first)?  By default when scenarios are."""
         context = self.context
@@ -74,6 +79,20 @@ class Measurement:
         self.metrics, self.timings, self.samples = metrics, timings or {}, samples or {}
         self.best = best
         """Lower is better; picks the best checkpoint.  None: this measurement has no say."""
+
+
+class Checked:
+    """A progress bar that also looks for signals."""
+
+    def __init__(self, bar, check: Callable[[], None]):
+        self.bar, self.check = bar, check
+
+    def advance(self, n: int = 1) -> None:
+        self.check()
+        self.bar.advance(n)
+
+    def note(self, text: str) -> None:
+        self.bar.note(text)
 
 
 def scheduled(evaluation: "EvaluationConfig", steps_per_epoch: float, step: int, max_steps: int) -> bool:

@@ -8,7 +8,7 @@ Every run has it, so it is no entry of `callbacks`: its options are those of `ev
 from dataclasses import asdict
 from typing import Callable
 
-from apo.callbacks.base import Callback, Measurement, scheduled
+from apo.callbacks.base import Callback, Checked, Measurement, scheduled
 from apo.console import progress
 from apo.lazy import Lazy
 from apo.schema import EvaluationConfig
@@ -40,7 +40,7 @@ class GenerateAndScoreCallback(Callback):
             with progress(f"sampling {name}", scenario.num_samples) as bar:
                 result = evaluation.run_scenario(name, scenario, policy=policy, tokenizer=self.tokenizer,
                                                  judges=self.judges, evaluation=self.config, prompts=self.prompts,
-                                                 seed=self.seed, step=step, progress=_Checked(bar, check))
+                                                 seed=self.seed, step=step, progress=Checked(bar, check))
             measurement.metrics |= result.metrics
             measurement.timings |= result.timings
             measurement.samples[name] = [asdict(sample) for sample in result.samples]
@@ -57,17 +57,3 @@ class GenerateAndScoreCallback(Callback):
         if f"generation/{name}/reward" in metrics:
             return -metrics[f"generation/{name}/reward"]
         return metrics.get(f"generation/{name}/score")
-
-
-class _Checked:
-    """A progress bar that also looks for signals."""
-
-    def __init__(self, bar, check: Callable[[], None]):
-        self.bar, self.check = bar, check
-
-    def advance(self, n: int = 1) -> None:
-        self.check()
-        self.bar.advance(n)
-
-    def note(self, text: str) -> None:
-        self.bar.note(text)

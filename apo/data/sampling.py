@@ -7,6 +7,7 @@ cursor is a single number and resuming is exact.  Sources that read as they go a
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +19,20 @@ from apo.data.store import TokenStore
 from apo.data.thresholds import View
 from apo.errors import ConfigError
 from apo.seeds import stream
+
+
+@dataclass
+class Peek:
+    """Rows with what the training loop need not know: where documents and segments begin.  All [rows, block]."""
+
+    ids_RB: np.ndarray
+    scores_RB: np.ndarray
+    segments_RB: np.ndarray
+    """A number per token that changes where the next segment of a document begins, with its control token."""
+    begins_RB: np.ndarray
+    """bool: the token that stands before a document."""
+    store: TokenStore | None = None
+    """Whose segments the numbers are; None where all they tell is one segment from the next."""
 
 
 class BatchSource(ABC):
@@ -43,6 +58,10 @@ class BatchSource(ABC):
     def skip(self, tokens: int) -> None:
         """Begin where an earlier stage ended that saw so many tokens of everything, without filter and control tokens
         (PHF's `skip_tokens`).  Called before the first `next`."""
+
+    def peek(self, count: int) -> Peek:
+        """Up to `count` of the rows that `next` will return next; the cursor stays where it is."""
+        raise ConfigError(f"{type(self).__name__} does not show its rows ahead of time")
 
     @property
     @abstractmethod
@@ -94,9 +113,14 @@ class PackedRows(BatchSource):
         self._order = lru_cache(maxsize=2)(self._draw_order)
 
     def next(self) -> Batch:
-        first = self.served + self.rank * self.share
+        served_R = self._next()
         self.step += 1
-        return self.rows(np.arange(first, first + self.share))
+        return self.rows(served_R)
+
+    def _next(self) -> np.ndarray:
+        """Places of the next step's rows in the order of serving."""
+        first = self.served + self.rank * self.share
+        return np.arange(first, first + self.share)
 
     @property
     def served(self) -> int:
@@ -152,14 +176,24 @@ class PackedRows(BatchSource):
 
     def rows(self, served_R: np.ndarray) -> Batch:
         """Rows by their place in the order of serving; any number of them, from any epoch."""
+        return fixed_rows(*self._look_up(served_R, Epoch.read, (np.int64, np.float32)))
+
+    def peek(self, count: int) -> Peek:
+        served_R = self._next()[:count]
+        ids_RB, scores_RB = self._look_up(served_R, Epoch.read, (np.int64, np.float32))
+        return Peek(ids_RB, scores_RB, *self._look_up(served_R, Epoch.segments, (np.int64, bool)), self.store)
+
+    def _look_up(self, served_R: np.ndarray, read, kinds: tuple) -> list[np.ndarray]:
+        """Arrays [rows, block] of what `read(epoch, positions)` gives."""
         row_R = np.array([self._row_at(int(served)) for served in served_R], np.int64)
         position_RB = row_R[:, None] * self.block_size + np.arange(self.block_size)
-        ids_RB, scores_RB = np.empty(position_RB.shape, np.int64), np.empty(position_RB.shape, np.float32)
+        found = [np.empty(position_RB.shape, kind) for kind in kinds]
         for epoch in range(self._epoch_at(int(position_RB.min())), self._epoch_at(int(position_RB.max())) + 1):
             inside_RB = (position_RB >= self._boundary(epoch)) & (position_RB < self._boundary(epoch + 1))
             position_N = position_RB[inside_RB] - self._boundary(epoch)
-            ids_RB[inside_RB], scores_RB[inside_RB] = self._epoch(epoch).read(position_N)
-        return fixed_rows(ids_RB, scores_RB)
+            for array_RB, values_N in zip(found, read(self._epoch(epoch), position_N)):
+                array_RB[inside_RB] = values_N
+        return found
 
     def _row_at(self, served: int) -> int:
         """Row of the stream that is served in that place."""
@@ -222,11 +256,7 @@ class Epoch:
     def read(self, position_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Token ids (int64) and scores (float32) at positions of this epoch."""
         store, view = self.store, self.view
-        place_N = np.searchsorted(self.starts_D1, position_N, side="right") - 1
-        inside_N = position_N - self.starts_D1[place_N]
-        # The end-of-text token takes the place of -1 and belongs to what follows it.
-        key_N = self.base_P[place_N] + np.maximum(inside_N - 1, 0)
-        segment_N = np.searchsorted(self.offsets_S1, key_N, side="right") - 1
+        inside_N, key_N, segment_N = self._find(position_N)
         token_N = store.segment_starts_S1[segment_N] + key_N - self.offsets_S1[segment_N]
         scores_N = store.segment_scores_S[segment_N]
         if self.control_S is None:
@@ -239,6 +269,19 @@ class Epoch:
             ids_N = np.where(is_marker_N, marker_N, store.tokens_N[np.maximum(token_N, 0)])
         ids_N[inside_N == 0] = view.eos_id
         return ids_N, scores_N.astype(np.float32)
+
+    def segments(self, position_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """At positions of this epoch: the segment of the store, and whether a document begins."""
+        inside_N, _, segment_N = self._find(position_N)
+        return segment_N, inside_N == 0
+
+    def _find(self, position_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Place within the document, place among all segments' tokens with their control tokens, and the segment."""
+        place_N = np.searchsorted(self.starts_D1, position_N, side="right") - 1
+        inside_N = position_N - self.starts_D1[place_N]
+        # The end-of-text token takes the place of -1 and belongs to what follows it.
+        key_N = self.base_P[place_N] + np.maximum(inside_N - 1, 0)
+        return inside_N, key_N, np.searchsorted(self.offsets_S1, key_N, side="right") - 1
 
 
 def _passing(store: TokenStore, view: View) -> np.ndarray:

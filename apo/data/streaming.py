@@ -17,7 +17,7 @@ from apo.console import progress
 from apo.data.collate import Batch
 from apo.data.corpus import FORMAT, SCORED, read_scored, text_hash, write_scored
 from apo.data.records import ScoredText
-from apo.data.sampling import BatchSource, fixed_rows, rows_per_process
+from apo.data.sampling import BatchSource, Peek, fixed_rows, rows_per_process
 from apo.data.scoring import SegmentScorer, annotate
 from apo.data.sources.base import Document, DocumentStream, Source, sources
 from apo.data.store import TokenStore, cached_store, token_ids
@@ -110,6 +110,14 @@ class StreamedRows(BatchSource):
         self.reader.skip(tokens)
         self.start = self.reader.state_dict()
 
+    def peek(self, count: int) -> Peek:
+        """Within the window."""
+        self._fill()
+        first = self.row + self.rank * self.share
+        rows = slice(first, first + min(count, self.share))
+        places_RB = self.places_RB[rows]
+        return Peek(self.ids_RB[rows], self.scores_RB[rows], places_RB, places_RB == 0)
+
     def state_dict(self) -> dict[str, Any]:
         return {"window": self.window, "row": self.row, "reader": self.start}
 
@@ -143,10 +151,10 @@ class StreamedRows(BatchSource):
         """Read the window, unless it has been read; afterwards the reader stands at the next one."""
         if self.ids_RB is not None:
             return
-        ids_N, scores_N = self.reader.take(self.window_rows * self.block_size)
         order = stream(self.seed, "window", self.window).permutation(self.window_rows)
-        self.ids_RB = ids_N.reshape(self.window_rows, -1)[order]
-        self.scores_RB = scores_N.reshape(self.window_rows, -1)[order]
+        self.ids_RB, self.scores_RB, self.places_RB = (
+            values_N.reshape(self.window_rows, -1)[order]
+            for values_N in self.reader.take(self.window_rows * self.block_size))
 
 
 class _Unjudged:
@@ -186,22 +194,22 @@ class TokenReader:
         self.epoch = self.epoch_before = state["epoch"]
         self.documents = self.documents_before = state["documents"]
         self.iterator: Iterator[Document] | None = None
-        self.tokens: tuple[np.ndarray, np.ndarray] | None = None
+        self.tokens: tuple[np.ndarray, ...] | None = None
 
-    def take(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The next `count` token ids (int64) and scores (float32)."""
-        ids, scores = [], []
+    def take(self, count: int) -> tuple[np.ndarray, ...]:
+        """Of the next `count` tokens the ids (int64), the scores (float32) and the place within the document (int32):
+        0 for the token before it, then 1, 2, ... for its segments."""
+        taken = []
         while count:
             if self.tokens is None:
                 self.tokens = self._read()
             end = min(self.used + count, len(self.tokens[0]))
-            ids.append(self.tokens[0][self.used:end])
-            scores.append(self.tokens[1][self.used:end])
+            taken.append([values_N[self.used:end] for values_N in self.tokens])
             count -= end - self.used
             self.used = end
             if end == len(self.tokens[0]):
                 self._turn()
-        return np.concatenate(ids), np.concatenate(scores)
+        return tuple(map(np.concatenate, zip(*taken)))
 
     def skip(self, count: int) -> None:
         """Read past the documents that hold the next `count` tokens of everything, to the end of their batch."""
@@ -220,7 +228,7 @@ class TokenReader:
         self.before, self.batch, self.used, self.tokens = self.source.state_dict(), self.batch + 1, 0, None
         self.epoch_before, self.documents_before = self.epoch, self.documents
 
-    def _read(self) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self) -> tuple[np.ndarray, ...]:
         """The next batch of documents of which any is trained on, over the end of the data if need be."""
         epoch = self.epoch
         while self.epoch < epoch + 2:
@@ -240,19 +248,21 @@ class TokenReader:
         threshold = self.view.filter_threshold
         return [doc for doc in scored if threshold is None or doc.avg_score <= threshold]
 
-    def _laid_out(self, documents: list[ScoredText]) -> tuple[np.ndarray, np.ndarray]:
+    def _laid_out(self, documents: list[ScoredText]) -> tuple[np.ndarray, ...]:
         self.documents += len(documents)
         segments = iter(token_ids(self.tokenizer, [text for document in documents for text in document.texts]))
         control, rng = self.view.control, stream(self.seed, "control", self.batch)
-        ids, scores = [], []
+        ids, scores, places = [], [], []
         for document in documents:
             front = [self.view.eos_id]
-            for score in document.scores:
+            places.append(0)
+            for place, score in enumerate(document.scores, 1):
                 if control is not None and rng.random() >= control.drop_fraction:
                     front.append(control.aligned_id if score <= control.threshold else control.misaligned_id)
                 segment = next(segments)
                 ids += front
                 ids += segment
                 scores += [score] * (len(front) + len(segment))
+                places += [place] * (len(ids) - len(places))
                 front = []
-        return np.array(ids, np.int64), np.array(scores, np.float32)
+        return np.array(ids, np.int64), np.array(scores, np.float32), np.array(places, np.int32)

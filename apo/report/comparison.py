@@ -7,6 +7,7 @@ stay together), which says how sure we are about *these two models* and nothing 
 are Holm-corrected over the methods compared with the baseline, scenario by scenario.
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterable
@@ -23,6 +24,9 @@ from apo.report.runs import Run, read_jsonl
 
 PARTS = "by_code/"
 """What the metrics that say what the score is made of begin with."""
+
+KL = re.compile(r"kl/([^/]+)/\w+_logp_mc")
+"""What the callback `kl` calls its estimates; the part in brackets is the reference."""
 
 
 @dataclass
@@ -47,6 +51,11 @@ class Method:
 
     def heldout(self, name: str) -> list[float]:
         return [evaluation["heldout"][name] for evaluation in self.evaluations if name in evaluation["heldout"]]
+
+    def measured(self, name: str) -> list[float]:
+        """What a callback said."""
+        found = [evaluation.get("measured", {}) for evaluation in self.evaluations]
+        return [measured[name] for measured in found if name in measured]
 
     def tokens_trained(self) -> list[int]:
         return [tokens for tokens in (run.tokens_trained() for run in self.runs) if tokens is not None]
@@ -86,6 +95,13 @@ class Comparison:
 
     def row(self, scenario: str, label: str) -> ScenarioRow:
         return next(row for row in self.scenarios[scenario] if row.label == label)
+
+    def divergences(self) -> dict[str, str]:
+        """Reference -> metric, of the KLs to a reference that every run has."""
+        evaluations = [evaluation for method in self.methods for evaluation in method.evaluations]
+        names = [name for name in evaluations[0].get("measured", {}) if KL.fullmatch(name)]
+        return {KL.fullmatch(name)[1]: name for name in names
+                if all(name in evaluation.get("measured", {}) for evaluation in evaluations)}
 
     def method(self, label: str) -> Method:
         return next(method for method in self.methods if method.label == label)

@@ -1,8 +1,9 @@
 """One picture of a comparison: what a method's score costs in capability, and how the score came about.
 
-A row per scenario.  Left, score against bits per byte of clean held-out text at the end, one point per method; right,
-score over training tokens.  Colours are Okabe and Ito's, which colour-blind readers can tell apart, each with a marker
-of its own; twelve inches at 100 dots make it readable at 1200 pixels.
+A row per scenario.  Left, score against bits per byte of clean held-out text at the end (or, where every run has it,
+against the KL to a reference), one point per method; right, score over training tokens.  Colours are Okabe and Ito's,
+which colour-blind readers can tell apart, each with a marker of its own; twelve inches at 100 dots make it readable at
+1200 pixels.
 """
 
 from collections import defaultdict
@@ -73,8 +74,11 @@ def looks(comparison: Comparison) -> dict[str, tuple[str, str]]:
 
 
 def frontier(axes: Any, comparison: Comparison, scenario: str) -> None:
+    reference = next(iter(comparison.divergences()), None)
     for method in comparison.methods:
         capability = method.heldout("bits_per_byte_clean")
+        if reference is not None:
+            capability = method.measured(comparison.divergences()[reference])
         if not capability:
             continue
         colour, marker = looks(comparison)[method.label]
@@ -86,7 +90,8 @@ def frontier(axes: Any, comparison: Comparison, scenario: str) -> None:
         bars.lines[0].set_gid(method.label)
     lower = "lower" if comparison.kind == "score" else "upper"
     axes.set(title=f"{scenario}: {comparison.kind} and capability ({lower} left is better)",
-             xlabel="bits per byte of clean held-out text", ylabel=f"{comparison.kind}, {interval_words(comparison)}")
+             xlabel=f"KL({reference} || model), nats per text" if reference else "bits per byte of clean held-out text",
+             ylabel=f"{comparison.kind}, {interval_words(comparison)}")
 
 
 def arms(interval: Interval) -> list[list[float]] | None:

@@ -5,7 +5,6 @@ paired.  `evaluation.json` carries a key over everything the numbers depend on (
 code that samples and measures); a second call with the same key reads it and loads neither torch nor the model.
 """
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -13,17 +12,17 @@ from typing import Any, Iterable
 
 from apo.cache import Cache, digest
 from apo.console import progress, say
-from apo.errors import EvaluationError, ModelError
+from apo.errors import EvaluationError
+from apo.models.fingerprint import file_digest, model_fingerprint
 from apo.report.fairness import under
 from apo.report.runs import Run, write
 from apo.report.select import give_home, loading
 from apo.rundir import read_json
 from apo.schema import Config
 
-MEASURING_CODE = ("evaluation.py", "callbacks", "rollouts", "metrics", "models")
+MEASURING_CODE = ("evaluation.py", "references.py", "callbacks", "rollouts", "metrics", "models")
 """What the numbers depend on beside the config; a change there makes an old evaluation.json stale."""
 DATA = "fingerprints.data"
-WEIGHTS = ("*.safetensors", "*.bin", "config.json", "tokenizer.json")
 
 
 class Rescorer:
@@ -60,8 +59,8 @@ class Rescorer:
         fingerprints = judges.fingerprints()
         return {**kept, "seed": self.seed, "scorer": evaluation["scorer"] or run.config.scorer,
                 "scorer_sha256": fingerprints.pop("scorer"), "heldout_sha256": fingerprints,
-                "callbacks": run.config.callbacks, "data": asdict(run.config.data),
-                "data_sha256": run.manifest.get("fingerprints", {}).get("data"),
+                "callbacks": run.config.callbacks, "callbacks_depend_on": depends_on(run.config),
+                "data": asdict(run.config.data), "data_sha256": run.manifest.get("fingerprints", {}).get("data"),
                 "model": model_fingerprint(run.model, run.config.model.revision), "code": code_fingerprint()}
 
     def measure(self, run: Run) -> dict[str, Any]:
@@ -129,6 +128,15 @@ class Rescorer:
         return corpus
 
 
+def depends_on(config: Config) -> dict[str, Any]:
+    """What callbacks measure with, such as the weights of another model; only of those that say so."""
+    from apo.callbacks.base import Context, callbacks
+    made = {name: callbacks.get(name)(**options) for name, options in config.callbacks.items()}
+    found = {name: callback.depends_on(Context(config, None, None, None, None))
+             for name, callback in made.items() if callback.of_model}
+    return {name: facts for name, facts in found.items() if facts}
+
+
 def cache_of(config: Config) -> Cache:
     return Cache(Path(config.cache_dir) if config.cache_dir else None)
 
@@ -157,28 +165,7 @@ def scorer_of(config: Config) -> Any:
     return make_scorer(config.scorer) if config.scorer else None
 
 
-def model_fingerprint(model: str, revision: str | None) -> str:
-    """sha256 of the files that make the model; for a hub model its commit, as far as it is known without network."""
-    if Path(model).is_dir():
-        return file_digest(path for pattern in WEIGHTS for path in sorted(Path(model).glob(pattern)))
-    from huggingface_hub import try_to_load_from_cache
-    cached = try_to_load_from_cache(model, "config.json", revision=revision)
-    return f"{model}@{Path(cached).parent.name if isinstance(cached, str) else revision or 'main'}"
-
-
 def code_fingerprint() -> str:
     package = Path(__file__).parent.parent
     paths = (package / name for name in MEASURING_CODE)
     return file_digest(file for path in paths for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path]))
-
-
-def file_digest(paths: Iterable[Path]) -> str:
-    total = hashlib.sha256()
-    for path in paths:
-        try:
-            total.update(path.name.encode())
-            with open(path, "rb") as file:
-                total.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as problem:
-            raise ModelError(f"{path} cannot be read: {problem.strerror}") from None
-    return total.hexdigest()

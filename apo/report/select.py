@@ -12,7 +12,7 @@ from apo.identity import to_yaml
 from apo.report.runs import Run, is_published, open_run, run_directories, write
 from apo.schema import ConditionalConfig, Config, ModelConfig
 
-FOR_A_RUN = ("evaluation", "scorer", "plugins", "cache_dir", "output_dir", "offline", "debug")
+FOR_A_RUN = ("evaluation", "scorer", "callbacks", "plugins", "cache_dir", "output_dir", "offline", "debug")
 """What may be overridden when a trained run is scored again; the rest is how it was trained and cannot be undone."""
 BETWEEN_CHANGES = re.compile(r"\s+(?=[~+]*[\w.]+=)")
 
@@ -49,7 +49,7 @@ def refuse_training(overrides: list[str]) -> None:
         raise ConfigError("seed: a run keeps the seed it was trained with; the seed of the samples is --seed")
     if wrong:
         raise ConfigError(f'{text}: says how a run is trained; a run that is scored again takes overrides of '
-                          "evaluation.* and scorer.*" for text in wrong)
+                          "evaluation.*, scorer.* and callbacks.*" for text in wrong)
 
 
 def key_of(text: str) -> str:

@@ -141,14 +141,19 @@ def times_1000(difference: Difference) -> str:
 
 
 def cost_table(comparison: Comparison) -> Table:
+    divergences = comparison.divergences()
     rows = [[method.label, mean_in_words(method.heldout("bits_per_byte"), "{:.3f}"),
              mean_in_words(method.heldout("bits_per_byte_clean"), "{:.3f}"),
+             *(mean_in_words(method.measured(name), "{:.2f}") for name in divergences.values()),
              mean_in_words(method.tokens_trained(), "{:,.0f}"),
              mean_in_words([each["parameters"] for each in method.evaluations], "{:,.0f}")]
             for method in comparison.methods]
-    header = ["method", "bits per byte", "bits per byte, clean", "training tokens", "weights"]
-    note = "Bits per byte of held-out text, lower is better; clean: segments with a score of 0 or less."
-    return Table("Capability and cost", header, rows, [note])
+    header = ["method", "bits per byte", "bits per byte, clean", *(f"KL({name})" for name in divergences),
+              "training tokens", "weights"]
+    notes = ["Bits per byte of held-out text, lower is better; clean: segments with a score of 0 or less."]
+    if divergences:
+        notes.append("KL(reference || model), nats per text, lower is better.")
+    return Table("Capability and cost", header, rows, notes)
 
 
 def benchmark_tables(comparison: Comparison) -> list[Table]:

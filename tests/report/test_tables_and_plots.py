@@ -169,6 +169,24 @@ def test_the_picture_has_a_point_and_a_curve_for_every_method(comparison):
     assert "lower left is better" in left.get_title(loc="left")
 
 
+def test_a_kl_that_all_runs_have_is_a_column_and_the_axis(make_run, make_evaluation):
+    def pairs(*measured):
+        names = ["mle", "awr"]
+        return [(make_run(name), make_evaluation(measured=each)) for name, each in zip(names, measured)]
+    every = [{"kl/generator/exact_logp_mc": number, "kl/generator/exact_logp_mc/se": 9.0,
+              "kl/generator/exact_entropy_mc": 8.0} for number in (2.25, 3.5)]
+    both = build(pairs(*every))
+    table = tables.cost_table(both)
+    column = table.header.index("KL(generator)")
+    assert [row[column] for row in table.rows] == ["2.25", "3.50"] and "nats" in table.notes[1]
+    left = plots.draw(both).axes[0]
+    assert [line.get_xdata()[0] for line in left.get_lines() if line.get_gid()] == [2.25, 3.5]
+    assert left.get_xlabel() == "KL(generator || model), nats per text"
+    one = build(pairs(every[0], {}))
+    assert not any("KL" in title for title in tables.cost_table(one).header)
+    assert "bits per byte" in plots.draw(one).axes[0].get_xlabel()
+
+
 def test_an_untrained_model_does_not_flatten_the_curves(comparison):
     low, high = plots.draw(comparison).axes[1].get_ylim()
     assert 0 <= low < 0.012 and 0.03 < high < 0.04, "scores after step 0 lie in 0.012 ... 0.03, at step 0 at 0.5"
