@@ -60,7 +60,7 @@ def annotate(documents: Iterable[Document], scorer: SegmentScorer | None, parall
 
 def segment_scores(scorer: SegmentScorer, documents: list[list[str]]) -> list[list[float]]:
     """One list of scores per document.  Documents of a single segment are judged together, in one call."""
-    if all(len(segments) == 1 for segments in documents):
+    if getattr(scorer, "one_segment_is_a_text", True) and all(len(segments) == 1 for segments in documents):
         return [[score] for score in _misalignment(scorer, scorer.score([segments[0] for segments in documents]))]
     return [_misalignment(scorer, scorer.score_segments(segments)) for segments in documents]
 
