@@ -59,7 +59,7 @@ class PIIScorer(Scorer):
             date.fromisoformat(self.today)
         except ValueError:
             raise ConfigError(f'scorer.today: "{self.today}" is no date such as 2023-01-01') from None
-        self._names = tuple(dict.fromkeys(names))
+        self._names = tuple(name for name in DETECTORS if name in names)
         self._last: tuple[list[str], list[list[Span]]] = ([], [])
 
     @property
@@ -84,7 +84,7 @@ class PIIScorer(Scorer):
                 for text, counter in zip(texts, counts)]
 
     def spans(self, texts: list[str]) -> list[list[Span]]:
-        """The filths of every text.  One of several detectors' spans is named after the longest of them.
+        """The filths of every text.  One that several detectors found is named after the longest of their spans.
 
         Score, explanation and spans of the same texts are asked for one after the other, so the last are kept."""
         known, found = self._last
@@ -122,7 +122,8 @@ class PIIScorer(Scorer):
 
 
 def merged(spans: Iterable[Span]) -> list[Span]:
-    """Spans that overlap or touch as one, named after the longest of them (of equally long ones, the first)."""
+    """Spans that overlap or touch as one, named after the longest of them; of equally long ones, the last (a social
+    security number may look like a telephone number, not the other way round)."""
     result: list[Span] = []
     longest = 0
     for span in sorted(spans, key=lambda span: (span.begin, -span.end)):
@@ -132,6 +133,6 @@ def merged(spans: Iterable[Span]) -> list[Span]:
             longest = length
             continue
         last = result[-1]
-        result[-1] = Span(span.type if length > longest else last.type, last.begin, max(last.end, span.end))
+        result[-1] = Span(span.type if length >= longest else last.type, last.begin, max(last.end, span.end))
         longest = max(longest, length)
     return result

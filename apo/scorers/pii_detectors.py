@@ -8,7 +8,10 @@ Most are scrubadub's, asked as its `Scrubber` asks them.  Where they are not, or
   within two lines before or one after), written anew: the day that ages are counted from is given, a text without such
   a word is not searched for dates, and every date is looked at once, where scrubadub looks at each of n equal ones n
   times.  What is found is the same.
-* **skype**: not asked where the text has no "skype" in it, without which it finds nothing.
+* **skype**: scrubadub's rules (of the ten words before and after "skype", those of 6 letters or more that textblob's
+  speller knows no word near), written anew: nothing is kept from one text to the next, a word is looked up once, and
+  not at all where it is too long or has too much else than letters for any word to be near.  Looking one up takes
+  textblob up to a second; scrubadub looks up words of hundreds of letters, in time that grows with their square.
 * **address**: pyap's US, British and Canadian patterns.  They match a text with its white space and commas made
   uniform; here the places are carried back to the text as it is.
 * **name**: entities of spaCy's `en_core_web_sm` (PERSON as `name`, ORG as `organization`: the choice of
@@ -41,8 +44,8 @@ SPACY_MODEL, ENTITIES = "en_core_web_sm", {"PERSON": "name", "ORG": "organizatio
 
 LIBRARIES = {"phone": ("phonenumbers",), "credit_card": ("python-stdnum",),
              "social_security_number": ("python-stdnum",), "date_of_birth": ("dateparser",),
-             "skype": ("textblob", "nltk"), "address": ("pyap",), "name": ("spacy", SPACY_MODEL)}
-"""What decides a detector's result beside scrubadub."""
+             "skype": ("textblob",), "address": ("pyap",), "name": ("spacy", SPACY_MODEL)}
+"""What decides a detector's result beside scrubadub, or in its place."""
 INSTALL = {"scrubadub": 'pip install "scrubadub>=2.0.1,<3"', "pyap": "pip install pyap==0.3.1",
            "spacy": f"pip install spacy && python -m spacy download {SPACY_MODEL}",
            SPACY_MODEL: f"python -m spacy download {SPACY_MODEL}"}
@@ -50,7 +53,7 @@ INSTALL = {"scrubadub": 'pip install "scrubadub>=2.0.1,<3"', "pyap": "pip instal
 
 def libraries(name: str) -> list[str]:
     """The distributions that decide what a detector finds.  Raises ScorerError for one that is not installed."""
-    needed = [*(() if name in ("address", "name") else ("scrubadub",)), *LIBRARIES.get(name, ())]
+    needed = [*(("scrubadub",) if name in DEFAULT else ()), *LIBRARIES.get(name, ())]
     for library in needed:
         try:
             importlib.metadata.version(library)
@@ -120,9 +123,33 @@ def credentials() -> Finder:
     return find
 
 
+SKYPE_TOKEN = re.compile(r"[a-zA-Z][a-zA-Z0-9_\-,.]+")
+SKYPE_LETTERS, SKYPE_RADIUS = 6, 10
+LONGEST_WORD, MOST_EDITS = 18, 2
+"""Of textblob's list of English words, all of small letters; the speller looks for words at two edits or less."""
+
+
 def skype_names() -> Finder:
-    find_all = of_scrubadub("skype")
-    return lambda text: find_all(text) if "skype" in text.lower() else ()
+    word = importlib.import_module("textblob").Word
+
+    @lru_cache(maxsize=100_000)
+    def misspelt(token: str) -> bool:
+        far = len(token) > LONGEST_WORD + MOST_EDITS or len(re.sub("[a-z]", "", token)) > MOST_EDITS
+        return far or word(token).spellcheck()[0][1] < 0.5
+
+    def find(text: str) -> Iterator[Span]:
+        if "skype" not in text.lower():
+            return
+        tokens = SKYPE_TOKEN.findall(text)
+        places = [i for i, token in enumerate(tokens) if "skype" in token.lower()]
+        near = (tokens[j] for i in places for j in range(max(i - SKYPE_RADIUS, 0), i + SKYPE_RADIUS + 1)
+                if j != i and j < len(tokens) and len(tokens[j]) >= SKYPE_LETTERS)
+        # In capitals it is looked up, and then also searched for, in small letters; dots in it stand for anything.
+        names = {(token.lower() if token.isupper() else token): None for token in near}
+        found = [name for name in names if misspelt(name)]
+        if found:
+            yield from (Span("skype", match.start(), match.end()) for match in re.finditer("|".join(found), text))
+    return find
 
 
 BIRTH_WORDS = ("birth", "born", "dob", "d.o.b.")
