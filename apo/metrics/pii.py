@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Iterable, Iterator
 
-from apo.errors import EvaluationError
+from apo.errors import ConfigError, EvaluationError
 from apo.metrics.base import SampleMetric, metrics, scored_text
 
 if TYPE_CHECKING:
@@ -142,10 +142,13 @@ def written(samples: "list[Sample]") -> Iterator[tuple["Sample", str, str]]:
 
 def training_documents(metric: Any) -> Iterable[Any]:
     corpus = getattr(metric, "corpus", None)
-    if not hasattr(corpus, "documents"):
-        raise EvaluationError(f'the metric "{metric.name}" looks at the training documents, which are not kept here '
-                              f"(data.streaming); switch it off: evaluation.metrics.{metric.name}=null")
-    return corpus.documents("train")
+    try:
+        if corpus is not None:
+            return corpus.documents("train")
+    except ConfigError:     # streamed
+        pass
+    raise EvaluationError(f'the metric "{metric.name}" looks at the training documents, which are not kept here '
+                          f"(data.streaming); switch it off: evaluation.metrics.{metric.name}=null")
 
 
 def known(kind: str) -> str:
