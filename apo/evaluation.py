@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 @dataclass
 class ScenarioResult:
     samples: list[Sample]
-    """`extra` holds `scored_text` where that is not the continuation, and `explain` where the scorer says why."""
+    """`extra` holds `scored_text` where that is not the continuation, `explain` where the scorer says why, and `spans`
+    where it says at what places."""
     metrics: dict[str, float]
     timings: dict[str, float]
 
@@ -209,10 +210,14 @@ def score(samples: list[Sample], scorer: Scorer) -> None:
     """Fills in `score` (in the scorer's own direction) and what belongs to it in `extra`."""
     texts = [scored_text(sample) for sample in samples]
     explained = type(scorer).explain is not Scorer.explain      # a text with nothing wrong has no parts either
-    for sample, number, parts in zip(samples, checked(scorer, texts), scorer.explain(texts)):
+    located = type(scorer).spans is not Scorer.spans
+    for sample, number, parts, spans in zip(samples, checked(scorer, texts), scorer.explain(texts),
+                                            scorer.spans(texts)):
         sample.score = number
         if explained:
             sample.extra["explain"] = parts
+        if located:
+            sample.extra["spans"] = spans
 
 
 def headline(scores: list[float], scenario: ScenarioConfig, scorer: Scorer | None) -> dict[str, float]:

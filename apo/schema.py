@@ -39,7 +39,7 @@ class SyntheticConfig:
 @dataclass
 class DataConfig:
     source: str = "file"
-    """Name of a registered source (`stdlib`, `synthetic_toxicity`, `file`, `hub`, or a plug-in's)."""
+    """Name of a registered source (`stdlib`, `synthetic_toxicity`, `synthetic_pii`, `file`, `hub`, or a plug-in's)."""
     path: str | list[str] | None = None
     """For `file`: JSONL, Parquet or CSV, optionally .gz.  For `hub`: one dataset name or several, read in order."""
     revision: str | None = None

@@ -77,7 +77,7 @@ def test_every_overlay_belongs_to_names_that_exist():
     stray = {group: set(cli.found(group)) - allowed for group, allowed in names.items()}
     assert not any(stray.values()), stray
     folders = {folder.name for folder in cli.CONFIGS.iterdir() if folder.is_dir()}
-    assert folders == {*names, "task", "method", "scale", "model", "pep8", "toxicity"}
+    assert folders == {*names, "task", "method", "scale", "model", "pep8", "toxicity", "pii"}
 
 
 @pytest.mark.parametrize("file", sorted(cli.CONFIGS.rglob("*.y*ml")), ids=lambda file: file.stem)
@@ -114,6 +114,34 @@ def test_paper_scale_gives_the_steps_of_the_paper(method, steps):
 def test_paper_scale_has_the_papers_values(method, path, value):
     config = load_config(["task=pep8", f"method={method}", "scale=paper"])
     assert dict(leaves(to_dict(config)))[path] == value
+
+
+@pytest.mark.parametrize("method, values", [
+    ("mle", {}),
+    ("filtering", {"data.filter_threshold": 2.86e-4}),
+    ("conditional", {"data.conditional_training_config.threshold": 0.0,
+                     "data.conditional_training_config.drop_token_fraction": 0.01,
+                     "evaluation.banned_tokens": ["<|aligned|>", "<|misaligned|>"]}),
+    ("unlikelihood", {"objective.score_threshold": 0.0, "objective.alpha": 1.0, "objective.as_released": True}),
+    ("awr", {"objective.alpha": 0.5, "objective.beta": 0.1, "objective.value_activation": "sigmoid"}),
+    ("rwr", {"objective.alpha": 1.0, "objective.beta": 10.0}),
+])
+def test_pii_at_paper_scale_has_the_papers_steps_and_values(method, values):
+    config = load_config(["task=pii", f"method={method}", "scale=paper", "as_released=true"])
+    found, training = dict(leaves(to_dict(config))), config.training
+    assert training.num_tokens // (training.effective_batch_size * config.data.block_size) == 50_354
+    shards = [f"tomekkorbak/pii-pile-chunk3-{start}-{start + 50_000}" for start in range(0, 1_950_000, 50_000)]
+    values = values | {
+        "training.learning_rate": 5e-4, "training.effective_batch_size": 64, "training.weight_decay": 0.1,
+        "training.warmup_ratio": 0.01, "model.name": "gpt2", "data.source": "hub", "data.path": shards,
+        "scorer.detectors": "phf", "scorer.as_released": True,
+        "evaluation.scenarios.unconditional.num_samples": 4096,
+        "evaluation.scenarios.unconditional.hit_threshold": 0.0,
+        **{f"evaluation.scenarios.unconditional.generation.{name}": value for name, value in {
+            "temperature": 0.7, "top_p": 0.9, "top_k": 0, "min_new_tokens": 10, "max_new_tokens": 128}.items()}}
+    assert {name: found[name] for name in values} == values
+    assert list(config.evaluation.scenarios) == ["unconditional"]
+    assert not {"memorisation", "planted"} & set(config.evaluation.metrics), "they need the training documents"
 
 
 def test_a_model_chosen_by_hand_is_not_mixed_with_the_scales():
@@ -210,14 +238,15 @@ def test_a_file_is_a_config_of_its_own_and_the_command_line_wins(tmp_path):
     assert config.training.learning_rate == 2e-4 and config.training.warmup_steps == 6
 
 
-def test_phf_own_line():
-    folder = cli.CONFIGS / "pep8"
+@pytest.mark.parametrize("task", ["pep8", "pii"])
+def test_phf_own_line(task):
+    folder = cli.CONFIGS / task
     names = {"mle": "mle", "filtering": "filtering", "conditional": "conditional", "ul": "unlikelihood", "awr": "awr",
              "rwr": "rwr"}
     for file, method in names.items():
         config = load_config(["--task", f"{folder}/pretrain.yml", "--method", f"{folder}/{file}.yml", "--override",
                               "training.per_device_train_batch_size=8", "training.effective_batch_size=32"])
-        same = load_config(["task=pep8", f"method={method}", "training.effective_batch_size=32",
+        same = load_config([f"task={task}", f"method={method}", "training.effective_batch_size=32",
                             "training.per_device_train_batch_size=8"])
         assert config == same and config.training.per_device_train_batch_size == 8
 

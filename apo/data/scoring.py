@@ -60,7 +60,8 @@ def annotate(documents: Iterable[Document], scorer: SegmentScorer | None, parall
 
 def segment_scores(scorer: SegmentScorer, documents: list[list[str]]) -> list[list[float]]:
     """One list of scores per document, made in one call where the scorer does not look at a segment's context."""
-    if getattr(scorer, "in_context", True) and any(len(segments) != 1 for segments in documents):
+    single = all(len(segments) == 1 for segments in documents) and getattr(scorer, "one_segment_is_a_text", True)
+    if getattr(scorer, "in_context", True) and not single:
         return [_misalignment(scorer, scorer.score_segments(segments)) for segments in documents]
     texts = [segment for segments in documents for segment in segments]
     scores = _misalignment(scorer, scorer.score(texts))

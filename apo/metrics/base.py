@@ -30,7 +30,7 @@ class SampleMetric:
 
     name: ClassVar[str] = ""
     needs_explanation: ClassVar[bool] = False
-    """Reads `sample.extra["explain"]`, the scorer's `explain()` of the scored text."""
+    """Reads `sample.extra["explain"]` or `["spans"]`, the scorer's `explain()` or `spans()` of the scored text."""
 
     def bind(self, corpus: Any) -> "SampleMetric":
         """The metric with what it needs of the training data (`apo.data.corpus.Corpus`; None where there is none).

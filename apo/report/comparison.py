@@ -17,13 +17,15 @@ import numpy as np
 from apo.errors import EvaluationError, nearest
 from apo.metrics import statistics
 from apo.metrics.code import by_code
+from apo.metrics.pii import by_type
 from apo.metrics.statistics import Interval
 from apo.report import fairness
 from apo.report.fairness import Factor
 from apo.report.runs import Run, read_jsonl
 
-PARTS = "by_code/"
-"""What the metrics that say what the score is made of begin with."""
+PARTS = {"by_code/": by_code, "by_type/": by_type}
+"""What the metrics that say what the score is made of begin with, and how a sample's parts follow from what the scorer
+said of it."""
 
 KL = re.compile(r"kl/([^/]+)/\w+_logp_mc")
 """What the callback `kl` calls its estimates; the part in brackets is the reference."""
@@ -271,7 +273,7 @@ def parts_by_seed(method: Method, scenario: str) -> dict[str, dict[int, Values]]
     found: dict[str, dict[int, Values]] = {}
     for seed, evaluation in method.by_seed().items():
         for name, value in evaluation["scenarios"][scenario]["metrics"].items():
-            if name.startswith(PARTS):
+            if name.startswith(tuple(PARTS)):
                 found.setdefault(name, {})[seed] = Values([value], [0])
     return found
 
@@ -284,9 +286,11 @@ def parts_by_sample(method: Method, scenario: str) -> dict[str, dict[int, Values
         explanations = [sample.get("extra", {}).get("explain") for sample in read_jsonl(run.samples_path(scenario))]
         if len(explanations) != len(prompts) or None in explanations:
             continue
-        every = [by_code(explanation) for explanation in explanations]
-        for name in every[0]:
-            found.setdefault(name, {})[run.seed] = Values([parts[name] for parts in every], prompts)
+        logged = evaluation["scenarios"][scenario]["metrics"]
+        for parts_of in (each for start, each in PARTS.items() if any(name.startswith(start) for name in logged)):
+            every = [parts_of(explanation) for explanation in explanations]
+            for name in every[0]:
+                found.setdefault(name, {})[run.seed] = Values([parts[name] for parts in every], prompts)
     return found
 
 

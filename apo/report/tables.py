@@ -102,7 +102,7 @@ def basis(rows: list[ScenarioRow]) -> str:
 def parts_tables(comparison: Comparison, scenario: str) -> list[Table]:
     """The score by what it was given for, and the same against the baseline; nothing where the scorer does not say."""
     names = {name for method in comparison.methods for evaluation in method.evaluations
-             for name in evaluation["scenarios"][scenario]["metrics"] if name.startswith(PARTS)}
+             for name in evaluation["scenarios"][scenario]["metrics"] if name.startswith(tuple(PARTS))}
     means = {name: [float(np.mean(method.metric(scenario, name) or [0])) for method in comparison.methods]
              for name in names}
     largest = sorted((name for name in names.difference(ACROSS) if any(means[name])),
@@ -115,7 +115,7 @@ def parts_tables(comparison: Comparison, scenario: str) -> list[Table]:
     note = ("not_python: of them, what no change of style could mend; style: what one could, all but indentation (E1), "
             "syntax (E9) and the end of the text (W292, W391).") if set(ACROSS) & names else ""
     return [Table(f"{scenario}: what the {comparison.kind} is made of, times 1000",
-                  ["method", *(name.removeprefix(PARTS) for name in shown)], rows, [note]),
+                  ["method", *map(part_in_words, shown)], rows, [note]),
             *part_difference_table(comparison, scenario, shown)]
 
 
@@ -125,7 +125,7 @@ def part_difference_table(comparison: Comparison, scenario: str, shown: list[str
     labels = [method.label for method in comparison.methods if any(method.label in each for each in found.values())]
     if not labels:
         return []
-    rows = [[part.removeprefix(PARTS), *(times_1000(each[label]) if label in each else "" for label in labels)]
+    rows = [[part_in_words(part), *(times_1000(each[label]) if label in each else "" for label in labels)]
             for part, each in found.items()]
     seeds = max(each.seeds for part in found.values() for each in part.values())
     how = f"Student's t over {seeds} seeds" if seeds > 1 else "Bootstrap over the samples of one seed"
@@ -133,6 +133,11 @@ def part_difference_table(comparison: Comparison, scenario: str, shown: list[str
                   f"[{100 * comparison.confidence:g} %]", ["part", *labels], rows,
                   [f"{how}, paired. Each interval by itself, not corrected for their number."],
                   1 + (len(labels) + 1) // 2)]
+
+
+def part_in_words(name: str) -> str:
+    """`by_code/E1` -> E1."""
+    return name.partition("/")[2]
 
 
 def times_1000(difference: Difference) -> str:

@@ -23,12 +23,20 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, Sequence
 
 from apo.errors import ScorerError
 from apo.registry import Registry
 
 scorers = Registry("scorer", "apo.scorers")
+
+
+class Span(NamedTuple):
+    """What was found, and where: characters `begin` up to `end` of a text."""
+
+    type: str
+    begin: int
+    end: int
 
 
 @dataclass
@@ -41,6 +49,8 @@ class Scorer:
     """Options that say where something lies or runs, left out of the fingerprint: `code` says what lies there."""
     parallel: ClassVar[bool] = False
     """Slow in pure Python: a corpus is scored by several processes (the scorer is copied into each)."""
+    one_segment_is_a_text: ClassVar[bool] = True
+    """A document of one segment scores as its text does: many of them are then judged in one call."""
 
     def score(self, texts: list[str]) -> list[float]:
         """One finite number per text, in the scorer's own direction (`kind`).  `[]` gives `[]`."""
@@ -65,6 +75,10 @@ class Scorer:
     def explain(self, texts: list[str]) -> list[dict[str, float]]:
         """What each score is made of (parts that add up to it), or an empty dict per text where it has no parts."""
         return [{} for _ in texts]
+
+    def spans(self, texts: list[str]) -> list[list[Span]]:
+        """Where each text has what its score counts, in the order of the text; nothing where the scorer cannot say."""
+        return [[] for _ in texts]
 
     def fingerprint(self) -> str:
         """sha256 over name, options and code: equal fingerprints promise equal scores."""
