@@ -76,7 +76,7 @@ def visible_files(folder: Path) -> list[Path]:
 
 def _whole(path: Path) -> Row:
     with _open(path) as file:
-        return str(path), _decoded(file.read())
+        return str(path), _decoded(file.read().removeprefix(BOM))
 
 
 def _blocks(path: Path) -> Iterator[Row]:
@@ -85,6 +85,7 @@ def _blocks(path: Path) -> Iterator[Row]:
     with _open(path) as file:
         number = 0
         for number, line in enumerate(file, 1):
+            line = line.removeprefix(BOM) if number == 1 else line
             if line.strip():
                 block.append(line)
             elif block:
@@ -100,6 +101,6 @@ def _open(path: Path):
 
 def _decoded(data: bytes) -> dict[str, str] | BadRow:
     try:
-        return {"text": data.removeprefix(BOM).decode("utf-8")}
+        return {"text": data.decode("utf-8")}
     except UnicodeDecodeError as error:
         return BadRow(f"not UTF-8 (byte {data[error.start]:#04x}); save it as UTF-8")
