@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import time
+from pathlib import Path
 from typing import Any, Iterable
 
 import apo
@@ -15,13 +16,18 @@ from apo.annotation.request import Job, Merge, Shard
 from apo.annotation.rows import Entry, Patience, count, entries, judged
 from apo.console import duration, progress, say, warn
 from apo.data.records import ScoredText
-from apo.data.scoring import CHUNK, PARALLEL_FROM, chunked, in_order
+from apo.data.scoring import chunked, in_order
 from apo.data.sources.base import segmentation
 from apo.errors import DataError, RunError
 from apo.rundir import fsync, now, write_atomic, write_json
 
 FORMAT = 1
 """Of the metadata and the parts; counted up when it changes."""
+TOGETHER, APART = 50_000, 5_000
+"""Characters scored in one go by a scorer that batches by itself, and by one of several processes: with a slow scorer,
+a thousand short documents are work for all of them to the end."""
+PAYS_FROM = 200_000
+"""Bytes of input from which processes are started unasked."""
 
 
 def run(request: Job | Merge) -> None:
@@ -52,8 +58,10 @@ def merge(request: Merge) -> None:
     parts = Parts(request.output.beside(".parts"))
     with parts.owned():
         parts.begin(meta, request.force)
-        counts = finish(interleaved(shards), request.output, meta, parts)
-        parts.remove()
+        try:
+            counts = finish(interleaved(shards), request.output, meta, parts)
+        finally:
+            parts.remove()      # nothing in it is worth keeping
     told(request.output, counts)
 
 
@@ -93,7 +101,8 @@ def score(job: Job, parts: Parts) -> dict[str, Any]:
     workers, patience = processes(job), Patience(bool(parts.done))
     record = {"began": now(), "from_row": parts.done + 1, "characters": 0, "workers": workers}
     total, started = count(job.source, job.data), time.monotonic()
-    chunks = chunked(entries(job.source, job.data, parts.done, job.shard))
+    size = APART if workers > 1 or job.scorer.parallel else TOGETHER
+    chunks = chunked(entries(job.source, job.data, parts.done, job.shard), size)
     work = ((chunk, [entry.texts for entry in chunk if entry.reason is None]) for chunk in chunks)
     with progress(f"scoring rows with {job.scorer.name}", total) as bar:
         row = parts.done
@@ -119,8 +128,8 @@ def processes(job: Job) -> int:
         return 1
     if job.workers:
         return job.workers
-    worth_it = (job.source.size().bytes or PARALLEL_FROM * CHUNK) >= PARALLEL_FROM * CHUNK
-    return len(os.sched_getaffinity(0)) if job.scorer.parallel and worth_it else 1
+    pays = (job.source.size().bytes or PAYS_FROM) >= PAYS_FROM
+    return len(os.sched_getaffinity(0)) if job.scorer.parallel and pays else 1
 
 
 def fill(chunk: list[Entry], results: list[list[float] | str]) -> None:
@@ -149,13 +158,14 @@ def finish(records: Iterable[Entry], output: Output, meta: dict[str, Any], parts
     meta = {**meta, "counts": counts}
     out.close(meta)
     if not counts["documents"] and meta["shard"] is None:
+        parts.remove()
         why = f"; the first is {first.origin}: {first.reason}" if first else ""
         raise DataError(f"{meta['input']}: none of {counts['rejected']} rows can be used{why}")
     _put(output, meta, statistics.card(), refused if first else None, made)
     return counts
 
 
-def _put(output: Output, meta: dict[str, Any], made_card: dict[str, Any], refused, made) -> None:
+def _put(output: Output, meta: dict[str, Any], made_card: dict[str, Any], refused: Path | None, made: Path) -> None:
     fsync(made)
     rejects, text = output.beside(".rejects.jsonl"), output.beside(".card.md")
     refused.rename(rejects) if refused else rejects.unlink(missing_ok=True)

@@ -53,7 +53,7 @@ class Parts:
         """Finds what is done.  Raises RunError where it belongs to another annotation."""
         if force:
             self.clear()
-        there = read_json(self.meta_file)
+        there = read_json(self.meta_file) if self._files() else None
         if there is None:
             write_json(self.meta_file, meta)
         elif wrong := differences(there, meta):

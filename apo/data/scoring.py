@@ -47,7 +47,7 @@ def annotate(documents: Iterable[Document], scorer: SegmentScorer | None, parall
     A document that brings scores keeps them.  Raises DataError without a scorer where one is needed, and ScorerError
     for a result that is not a finite number per segment.
     """
-    chunks = chunked(documents)
+    chunks = chunked(documents, CHUNK)
     first = list(islice(chunks, PARALLEL_FROM))
     bare = [document for chunk in first for document in chunk if document.scores is None]
     if bare and scorer is None:
@@ -72,15 +72,15 @@ def _misalignment(scorer: SegmentScorer, numbers: list[float]) -> list[float]:
     return [-number for number in numbers] if scorer.kind == "reward" else list(numbers)
 
 
-def chunked(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Lists of documents of about CHUNK characters, counting one for a document whatever its length."""
-    chunk, size = [], 0
+def chunked(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
+    """Lists of documents of about `size` characters, counting one for a document whatever its length."""
+    chunk, total = [], 0
     for document in documents:
         chunk.append(document)
-        size += 1 + sum(map(len, document.texts))
-        if size >= CHUNK:
+        total += 1 + sum(map(len, document.texts))
+        if total >= size:
             yield chunk
-            chunk, size = [], 0
+            chunk, total = [], 0
     if chunk:
         yield chunk
 

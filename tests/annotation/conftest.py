@@ -48,7 +48,8 @@ def here(tmp_path, monkeypatch):
     (tmp_path / f"{name}.py").write_text(SCORER)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("apo.data.scoring.CHUNK", 500)
+    monkeypatch.setattr("apo.annotation.annotate.TOGETHER", 500)
+    monkeypatch.setattr("apo.annotation.annotate.APART", 400)
     monkeypatch.setattr("apo.annotation.parts.PART_S", 0)
     return f"{name}:score"
 
