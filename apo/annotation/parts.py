@@ -19,6 +19,8 @@ from apo.rundir import read_json, write_atomic, write_json
 
 PART_S = 2.0
 """Seconds of work in a part, and one chunk at least: what a kill costs."""
+PART_CHARACTERS = 2_000_000
+"""Or as much text, whichever comes first: what is held in memory."""
 
 
 class Parts:
@@ -27,7 +29,7 @@ class Parts:
         self.pending: list[Entry] = []
         self.done = 0
         """Rows of the input that the parts cover."""
-        self.written = time.monotonic()
+        self.written, self.characters = time.monotonic(), 0
 
     @contextmanager
     def owned(self):
@@ -69,7 +71,8 @@ class Parts:
     def add(self, entries: list[Entry]) -> None:
         """Whole chunks, in order."""
         self.pending += entries
-        if time.monotonic() - self.written >= PART_S:
+        self.characters += sum(len(text) for entry in entries for text in entry.texts)
+        if time.monotonic() - self.written >= PART_S or self.characters >= PART_CHARACTERS:
             self.flush()
 
     def flush(self) -> None:
@@ -78,7 +81,7 @@ class Parts:
             text = "".join(json.dumps(_record(entry), ensure_ascii=False) + "\n" for entry in self.pending)
             write_atomic(self.folder / f"{self.done:012d}-{stop:012d}.jsonl", text)
             self.done, self.pending = stop, []
-        self.written = time.monotonic()
+        self.written, self.characters = time.monotonic(), 0
 
     def entries(self) -> Iterator[Entry]:
         for file in self._files():
