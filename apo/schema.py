@@ -39,9 +39,11 @@ class SyntheticConfig:
 @dataclass
 class DataConfig:
     source: str = "file"
-    """Name of a registered source (`stdlib`, `synthetic_toxicity`, `synthetic_pii`, `file`, `hub`, or a plug-in's)."""
+    """Name of a registered source (`stdlib`, `synthetic_toxicity`, `synthetic_pii`, `file`, `text`, `hub`, or a
+    plug-in's)."""
     path: str | list[str] | None = None
-    """For `file`: JSONL, Parquet or CSV, optionally .gz.  For `hub`: one dataset name or several, read in order."""
+    """For `file`: JSONL, Parquet or CSV, optionally .gz.  For `text`: a folder or a pattern (`src/**/*.py`), a document
+    per file, or a .txt with blank lines between documents.  For `hub`: one dataset name or several, read in order."""
     revision: str | None = None
     split: str = "train"
     streaming: bool = False
@@ -50,8 +52,8 @@ class DataConfig:
     """null: `texts` or `text`, whichever the data has."""
     score_column: str | None = None
     """null: `scores` or `score`, whichever the data has; where there is none, the scorer annotates."""
-    segment_by: Literal["document", "line"] = "document"
-    """How text that comes without segments is cut before it is scored."""
+    segment_by: Literal["document", "line", "sentence"] = "document"
+    """How text that comes without segments is cut before it is scored; joined, the segments are the text again."""
     max_documents: int | None = None
     """Use only the first n documents of the source's own order."""
     eval_fraction: float = 0.05

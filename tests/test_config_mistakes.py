@@ -50,7 +50,7 @@ def test_a_misspelt_key_in_a_file_names_the_file(tmp_path):
     ("data.eval_fraction=1", "must be at least 0 and below 1, got 1"),
     ("data.source=stdlb", 'no source "stdlb". Did you mean "stdlib"?'),
     ("data.source=file", "data.path: missing: your own text, data.path=mine.jsonl"),
-    ("data.segment_by=sentence", "expected document or line, got 'sentence'"),
+    ("data.segment_by=paragraph", "expected document or line or sentence, got 'paragraph'"),
     ("model=hub", "model.name: missing: a name on the hub"),
     ("model=hubb", 'unknown model "hubb" (command line). Did you mean "hub"?'),
     ("model.from_scratch=true", "needs model.name"),

@@ -64,6 +64,32 @@ def test_commands_compose(page, command):
     assert make_plan(parse_arguments(shlex.split(command)[2:])).configs
 
 
+def score_commands() -> list[str]:
+    """Every `python scripts/score_dataset.py` line of the pages."""
+    return [command.partition(" #")[0].strip() for page in pages() for command in
+            re.findall(r"^ {4,}(python scripts/score_dataset\.py .*)$", page.read_text("utf-8"), re.MULTILINE)]
+
+
+@pytest.mark.parametrize("command", dict.fromkeys(score_commands()))
+def test_annotation_commands_are_understood(command):
+    from apo.annotation.request import read
+    assert read(shlex.split(command)[2:]).output
+
+
+def test_the_shards_of_the_page_merge_to_the_whole(tmp_path, monkeypatch):
+    """The commands of docs/annotation.md on source code, as they stand there."""
+    from apo.annotation.annotate import run
+    from apo.annotation.request import read
+    (tmp_path / "src").mkdir()
+    for number in range(5):
+        (tmp_path / "src" / f"{number}.py").write_text(f"x={number}\ny = 2\n")
+    monkeypatch.chdir(tmp_path)
+    for command in [command for command in score_commands() if "input=src " in command or "merge=" in command]:
+        run(read(shlex.split(command)[2:]))
+    run(read(["task=pep8", "input=src", "output=one.parquet"]))
+    assert (tmp_path / "whole.parquet").read_bytes() == (tmp_path / "one.parquet").read_bytes()
+
+
 def test_the_table_of_tasks_and_methods_is_what_there_is():
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in readme().splitlines() if line[:1] == "|"]
     methods = [re.match(r"\[(\w+)\]", cell)[1] for cell in table[0][1:]]

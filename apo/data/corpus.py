@@ -18,7 +18,7 @@ from apo.cache import Cache, digest
 from apo.console import progress, warn
 from apo.data.records import ScoredText
 from apo.data.scoring import SegmentScorer, annotate
-from apo.data.sources.base import Document, Source, sources
+from apo.data.sources.base import Document, Source, segmentation, sources
 from apo.data.store import TokenStore, cached_store
 from apo.errors import DataError
 from apo.schema import DataConfig
@@ -38,7 +38,8 @@ def prepare_corpus(data: DataConfig, scorer: SegmentScorer | None, cache: Cache)
     source = sources.get(data.source)(data)
     key = {"format": FORMAT, "source": data.source, "documents": source.fingerprint(),
            "scorer": scorer.fingerprint() if scorer is not None else None,
-           **{name: getattr(data, name) for name in ("text_column", "score_column", "segment_by", "max_documents")}}
+           "segment_by": segmentation(data.segment_by),
+           **{name: getattr(data, name) for name in ("text_column", "score_column", "max_documents")}}
 
     def build(folder: Path) -> None:
         total = data.max_documents or source.size().documents

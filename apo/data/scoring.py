@@ -8,12 +8,13 @@ import math
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
-from typing import Iterable, Iterator, Protocol
+from typing import Any, Callable, Iterable, Iterator, Protocol
 
 from apo.console import warn
 from apo.data.sources.base import Document
@@ -46,7 +47,7 @@ def annotate(documents: Iterable[Document], scorer: SegmentScorer | None, parall
     A document that brings scores keeps them.  Raises DataError without a scorer where one is needed, and ScorerError
     for a result that is not a finite number per segment.
     """
-    chunks = _chunks(documents)
+    chunks = chunked(documents, CHUNK)
     first = list(islice(chunks, PARALLEL_FROM))
     bare = [document for chunk in first for document in chunk if document.scores is None]
     if bare and scorer is None:
@@ -54,8 +55,9 @@ def annotate(documents: Iterable[Document], scorer: SegmentScorer | None, parall
                         "scorer (scorer=pep8, scorer=my_package.my_module:function)")
     workers = min(len(os.sched_getaffinity(0)), MAX_WORKERS)
     pays = parallel and bare and len(first) == PARALLEL_FROM and workers > 1 and getattr(scorer, "parallel", False)
-    for chunk in (_pooled if pays else _serial)(chain(first, chunks), scorer, workers):
-        yield from chunk
+    work = ((chunk, _bare(chunk)) for chunk in chain(first, chunks))
+    for chunk, scores in in_order(work, _scores_of, scorer, workers if pays else 1):
+        yield from _filled(chunk, scores)
 
 
 def segment_scores(scorer: SegmentScorer, documents: list[list[str]]) -> list[list[float]]:
@@ -76,14 +78,15 @@ def _misalignment(scorer: SegmentScorer, numbers: list[float]) -> list[float]:
     return [-number for number in numbers] if scorer.kind == "reward" else list(numbers)
 
 
-def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    chunk, size = [], 0
+def chunked(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
+    """Lists of documents of about `size` characters, counting one for a document whatever its length."""
+    chunk, total = [], 0
     for document in documents:
         chunk.append(document)
-        size += sum(map(len, document.texts))
-        if size >= CHUNK:
+        total += 1 + sum(map(len, document.texts))
+        if total >= size:
             yield chunk
-            chunk, size = [], 0
+            chunk, total = [], 0
     if chunk:
         yield chunk
 
@@ -92,33 +95,46 @@ def _bare(chunk: list[Document]) -> list[list[str]]:
     return [document.texts for document in chunk if document.scores is None]
 
 
-def _serial(chunks: Iterable[list[Document]], scorer: SegmentScorer | None, workers: int) -> Iterator[list[Document]]:
-    for chunk in chunks:
-        bare = _bare(chunk)
-        yield _filled(chunk, segment_scores(scorer, bare) if bare else [])
+def _scores_of(scorer: SegmentScorer | None, documents: list[list[str]]) -> list[list[float]]:
+    return segment_scores(scorer, documents) if documents else []
 
 
-def _pooled(chunks: Iterator[list[Document]], scorer: SegmentScorer, workers: int) -> Iterator[list[Document]]:
-    """As `_serial`, a few chunks ahead of the reader.  Goes on alone where processes cannot be started."""
-    waiting: deque[list[Document]] = deque()
+Work = Callable[[SegmentScorer, Any], Any]
+"""(scorer, payload) -> result; a function of a module, so that a process can be told its name."""
+
+
+def in_order(items: Iterable[tuple[Any, Any]], work: Work, scorer: SegmentScorer | None,
+             workers: int) -> Iterator[tuple[Any, Any]]:
+    """(item, work(scorer, payload)) for every (item, payload), in order; with several workers, a few ahead of the
+    reader.  Only payloads and results travel between processes."""
+    if workers > 1:
+        yield from _pooled(iter(items), work, scorer, workers)
+    else:
+        yield from ((item, work(scorer, payload)) for item, payload in items)
+
+
+def _pooled(items: Iterator[tuple[Any, Any]], work: Work, scorer: SegmentScorer,
+            workers: int) -> Iterator[tuple[Any, Any]]:
+    """Goes on alone where processes cannot be started."""
+    waiting: deque[tuple[Any, Any]] = deque()
     futures: deque[Future] = deque()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_set_scorer, initargs=(scorer,)) as pool:
         try:
             while True:
-                for chunk in islice(chunks, 2 * workers - len(waiting)):
-                    waiting.append(chunk)
-                    futures.append(pool.submit(_score_here, _bare(chunk)))
+                for item in islice(items, 2 * workers - len(waiting)):
+                    waiting.append(item)
+                    futures.append(pool.submit(_work_here, work, item[1]))
                 if not waiting:
                     return
-                scores = futures.popleft().result()
-                yield _filled(waiting.popleft(), scores)
+                result = futures.popleft().result()
+                yield waiting.popleft()[0], result
         except BrokenProcessPool:
             warn("scoring in one process: further ones ended at once (is the calling script's work under "
                  '`if __name__ == "__main__"`?)')
         finally:
             pool.shutdown(cancel_futures=True)
-    yield from _serial(chain(waiting, chunks), scorer, workers)
+    yield from in_order(chain(waiting, items), work, scorer, 1)
 
 
 _scorer: SegmentScorer | None = None
@@ -128,6 +144,7 @@ _scorer: SegmentScorer | None = None
 def _set_scorer(scorer: SegmentScorer) -> None:
     global _scorer
     _scorer = scorer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)    # ctrl-C reaches the parent, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -137,8 +154,8 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _score_here(documents: list[list[str]]) -> list[list[float]]:
-    return segment_scores(_scorer, documents) if documents else []
+def _work_here(work: Work, payload: Any) -> Any:
+    return work(_scorer, payload)
 
 
 def _filled(chunk: list[Document], scores: list[list[float]]) -> list[Document]:
@@ -150,10 +167,17 @@ def _filled(chunk: list[Document], scores: list[list[float]]) -> list[Document]:
 
 
 def _checked(scores: list[float] | None, document: Document) -> list[float]:
-    if scores is None or len(scores) != len(document.texts):
-        count = 0 if scores is None else len(scores)
-        raise ScorerError(f"{document.origin}: the scorer gave {count} scores for {len(document.texts)} segments")
+    fault = fault_of(scores, len(document.texts))
+    if fault:
+        raise ScorerError(f"{document.origin}{fault}")
+    return [float(score) for score in scores]
+
+
+def fault_of(scores: list[float] | None, count: int) -> str:
+    """What is wrong with a document's scores, to stand behind its name; empty for a finite number per segment."""
+    if scores is None or len(scores) != count:
+        return f": the scorer gave {0 if scores is None else len(scores)} scores for {count} segments"
     for number, score in enumerate(scores, 1):
         if isinstance(score, bool) or not hasattr(score, "__float__") or not math.isfinite(score):
-            raise ScorerError(f"{document.origin}, segment {number}: the scorer gave {score!r}, not a finite number")
-    return [float(score) for score in scores]
+            return f", segment {number}: the scorer gave {score!r}, not a finite number"
+    return ""

@@ -19,7 +19,7 @@ from apo.data.corpus import FORMAT, SCORED, read_scored, text_hash, write_scored
 from apo.data.records import ScoredText
 from apo.data.sampling import BatchSource, Peek, fixed_rows, rows_per_process
 from apo.data.scoring import SegmentScorer, annotate
-from apo.data.sources.base import Document, DocumentStream, Source, sources
+from apo.data.sources.base import Document, DocumentStream, Source, segmentation, sources
 from apo.data.store import TokenStore, cached_store, token_ids
 from apo.data.thresholds import View
 from apo.errors import ConfigError, DataError
@@ -43,7 +43,8 @@ def prepare_stream(data: DataConfig, scorer: SegmentScorer | None, cache: Cache)
     source = sources.get(data.source)(data)
     key = {"format": FORMAT, "source": data.source, "documents": source.fingerprint(), "streaming": True,
            "scorer": scorer.fingerprint() if scorer is not None else None, "eval_fraction": data.eval_fraction,
-           **{name: getattr(data, name) for name in ("text_column", "score_column", "segment_by")}}
+           "segment_by": segmentation(data.segment_by),
+           **{name: getattr(data, name) for name in ("text_column", "score_column")}}
 
     def build(folder: Path) -> None:
         documents = (doc for doc in source.documents() if any(doc.texts) and is_heldout(doc, data.eval_fraction))

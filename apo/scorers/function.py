@@ -55,6 +55,10 @@ class FunctionScorer(Scorer):
                  for module in (self._module, inspect.unwrap(self._function).__module__ or self._module)}
         return {str(i): file_sha256(file) for i, file in enumerate(sorted(filter(None, files)))}
 
+    def __reduce__(self):
+        """A process that gets a copy makes the class and imports the function itself."""
+        return _made, (self.name, dataclasses.asdict(self))
+
     @property
     def _module(self) -> str:
         return self.name.partition(":")[0]
@@ -109,6 +113,10 @@ def function_scorer(name: str) -> type[FunctionScorer]:
         raise ConfigError(f'scorer "{name}" lies in the standard library, where there are no scorers; name a module of '
                           "your own")
     return dataclasses.dataclass(type("FunctionScorer", (FunctionScorer,), {"name": name, "__module__": __name__}))
+
+
+def _made(name: str, options: dict[str, Any]) -> FunctionScorer:
+    return function_scorer(name)(**options)
 
 
 def import_module(scorer: str, module: str) -> Any:

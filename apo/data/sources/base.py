@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar, Iterable, Iterator, Protocol
 
+from apo.data.sentences import sentences, version
 from apo.errors import ConfigError, DataError, nearest
 from apo.registry import Registry
 from apo.schema import DataConfig
@@ -100,6 +101,10 @@ class Source(ABC):
     def fingerprint(self) -> str:
         """Changes whenever `documents` would yield anything else."""
 
+    def rows(self) -> Iterator["Row"]:
+        """What `documents` is made from, before it is cut and checked: annotation sets bad rows aside and goes on."""
+        return ((document.origin, {"texts": document.texts}) for document in self.documents())
+
     def stream(self) -> DocumentStream:
         """The documents with a cursor, for `data.streaming`."""
         raise ConfigError(f"data.streaming needs data.source=hub; {self.name} is read as a whole")
@@ -138,14 +143,24 @@ def lines(text: str) -> list[str]:
     return cut + [parts[-1]] if parts[-1] else cut
 
 
+def cut(text: str, segment_by: str) -> list[str]:
+    """The segments of a text (`data.segment_by`); joined, they are the text again."""
+    return lines(text) if segment_by == "line" else sentences(text) if segment_by == "sentence" else [text]
+
+
+def segmentation(segment_by: str) -> str:
+    """What the segments depend on, for the names of cached data and for metadata."""
+    return f"sentence ({version()})" if segment_by == "sentence" else segment_by
+
+
 @dataclass(slots=True)
 class Columns:
     """Which columns of the rows hold the text and the scores.  Fixed by the first row and held to after it."""
 
     text: str
     score: str | None
-    by_line: bool
-    """Cut at newlines, and leave the scores to the scorer."""
+    segment_by: str
+    """How text is cut.  If it is, a score of the whole says nothing of the pieces: the scorer makes new ones."""
 
     @classmethod
     def find(cls, names: Iterable[str], data: DataConfig) -> "Columns":
@@ -155,21 +170,25 @@ class Columns:
             raise BadRow(f"has no column \"texts\" or \"text\"; it has {_listed(names)}. "
                          "Name the one that holds the text with data.text_column")
         score = _column(names, data.score_column, SCORE_COLUMNS, "data.score_column")
-        by_line = data.segment_by == "line"
-        return cls(text, score, by_line)
+        return cls(text, score, data.segment_by)
 
     def read(self, row: dict[str, Any], origin: str) -> Document:
         """Raises BadRow."""
+        texts, single = self.texts(row), isinstance(row[self.text], str)
+        if single and self.segment_by != "document":
+            return Document(origin, texts)
+        return Document(origin, texts, self._scores(row, len(texts), single))
+
+    def texts(self, row: dict[str, Any]) -> list[str]:
+        """The segments: the row's own, or its text cut.  Raises BadRow."""
         if self.text not in row:
             raise BadRow(f'no "{self.text}"; the row has {_listed(row)}')
         value = row[self.text]
-        if isinstance(value, str) and self.by_line:
-            return Document(origin, [_text(line, self.text) for line in lines(value)])
-        texts = [value] if isinstance(value, str) else value
-        if not isinstance(texts, list):
-            raise BadRow(f'"{self.text}" is {_kind(texts)}, not text or a list of texts')
-        texts = [_text(text, self.text) for text in texts]
-        return Document(origin, texts, self._scores(row, len(texts), isinstance(value, str)))
+        if isinstance(value, str):
+            return cut(_text(value, self.text), self.segment_by)
+        if not isinstance(value, list):
+            raise BadRow(f'"{self.text}" is {_kind(value)}, not text or a list of texts')
+        return [_text(text, self.text) for text in value]
 
     def _scores(self, row: dict[str, Any], count: int, single: bool) -> list[float] | None:
         if self.score is None:

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import json
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -32,8 +33,10 @@ class Files(Source):
         self.paths = [Path(path).expanduser() for path in ([data.path] if isinstance(data.path, str) else data.path)]
 
     def documents(self) -> Iterator[Document]:
-        rows = (row for path in self.paths for row in rows_of(path))
-        return read_rows(rows, self.data, str(self))
+        return read_rows(self.rows(), self.data, str(self))
+
+    def rows(self) -> Iterator[Row]:
+        return (row for path in self.paths for row in rows_of(path))
 
     def fingerprint(self) -> str:
         """Over the contents of the files, in order; where they lie does not matter."""
@@ -48,10 +51,19 @@ class Files(Source):
 def rows_of(path: Path) -> Iterator[Row]:
     """(origin, row) pairs of one file of any of the formats.  Raises DataError for a file that cannot be read."""
     path, found = checked_path(path), False
-    try:
+    with readable(path):
         for row in _reader(path)(path):
             found = True
             yield row
+    if not found:
+        raise DataError(f"{path}: no rows; there is nothing to train on")
+
+
+@contextmanager
+def readable(path: Path):
+    """What opening and reading a file may raise, as a DataError that names it."""
+    try:
+        yield
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 (byte {error.object[error.start]:#04x}); save it as UTF-8") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -59,8 +71,6 @@ def rows_of(path: Path) -> Iterator[Row]:
                         "rename it if it is not compressed, or copy it again") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    if not found:
-        raise DataError(f"{path}: no rows; there is nothing to train on")
 
 
 def checked_path(path: Path) -> Path:

@@ -33,7 +33,10 @@ class Hub(Source):
         self.names = [data.path] if isinstance(data.path, str) else list(data.path)
 
     def documents(self) -> Iterator[Document]:
-        return read_rows((row for name in self.names for row in self._rows(name)), self.data, str(self))
+        return read_rows(self.rows(), self.data, str(self))
+
+    def rows(self) -> Iterator[Row]:
+        return (row for name in self.names for row in self._rows(name))
 
     def stream(self) -> "HubStream":
         """The documents with a cursor, read as they are asked for."""

@@ -14,7 +14,7 @@ import tokenize
 from pathlib import Path
 from typing import Iterable, Iterator
 
-from apo.data.sources.base import Document, Size, Source, lines, sources
+from apo.data.sources.base import Document, Size, Source, cut, lines, sources
 from apo.errors import DataError
 
 LEFT_OUT = {"test", "tests", "idle_test", "encodings", "site-packages", "dist-packages", "__pycache__"}
@@ -27,7 +27,7 @@ class StandardLibrary(Source):
 
     def documents(self) -> Iterator[Document]:
         for name, text in self._texts():
-            yield Document(name, lines(text) if self.data.segment_by == "line" else [text])
+            yield Document(name, cut(text, self.data.segment_by))
 
     def fingerprint(self) -> str:
         """Over the interpreter's version and the relative paths and contents of the files."""
