@@ -35,7 +35,12 @@ finished: dict[str, Any] = {}
 def main(argv: Sequence[str] | None = None) -> int:
     request = parse_arguments(sys.argv[1:] if argv is None else argv)
     try:
-        return answer(request)
+        code = answer(request)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:             # `python train.py --list | head`: whoever read has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except UserError as error:
         return report(error, request.debug)
     except KeyboardInterrupt:

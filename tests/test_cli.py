@@ -98,6 +98,12 @@ def test_list_is_for_machines():
     assert len(lines) == sum(len(cli.found(group)) for group in (*cli.LISTED, *cli.MANY))
 
 
+def test_a_reader_that_has_had_enough_is_no_error():
+    command = f"{sys.executable} train.py --list | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=cli.CONFIGS.parent, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+
+
 def test_mistakes_are_fast_and_many_at_once(tmp_path):
     file = tmp_path / "m.yml"
     file.write_text("method: awr\nobjective: {bta: 0.1}\n")
