@@ -1,15 +1,13 @@
 """The small tokenizer of smoke and demo scale, and the control tokens any tokenizer is given."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterable
+from typing import TYPE_CHECKING, Any, Iterable
 
 from apo.cache import Cache, digest
 from apo.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
-
-    from apo.data.corpus import Corpus
 
 END_OF_TEXT = "<|endoftext|>"
 """Begin, end and padding in one, as in GPT-2.  Id 0."""
@@ -37,7 +35,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokeniz
                                    pad_token=END_OF_TEXT, clean_up_tokenization_spaces=False)
 
 
-def corpus_tokenizer(corpus: "Corpus", vocab_size: int, cache: Cache) -> "PreTrainedTokenizerFast":
+def corpus_tokenizer(corpus: Any, vocab_size: int, cache: Cache) -> "PreTrainedTokenizerFast":
     """`train_tokenizer` on the training documents' segments, made once."""
     from tokenizers import __version__
     from transformers import PreTrainedTokenizerFast

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from apo.data.sources import pii_people, pii_templates
 from apo.data.sources.base import sources
+from apo.data.synthetic import pii_people, pii_templates
 from apo.errors import DataError
 from apo.schema import DataConfig, SyntheticConfig
 

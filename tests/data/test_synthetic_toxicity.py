@@ -8,10 +8,10 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from apo.data.grammar import Choice, Drawing, Grammar, parse
 from apo.data.sources.base import sources
 from apo.data.sources.synthetic_toxicity import INSULT, KINDS, SENTENCE, START, Form, Stories, Tone, stories
-from apo.data.toxicity_words import INSULTS
+from apo.data.synthetic.grammar import Choice, Drawing, Grammar, parse
+from apo.data.synthetic.toxicity_words import INSULTS
 from apo.errors import ConfigError
 from apo.schema import DataConfig, SyntheticConfig
 from apo.seeds import stream
@@ -75,7 +75,7 @@ def toy():
 
 
 def test_probabilities_over_a_small_grid_sum_to_one_and_give_the_entropy(toy, monkeypatch):
-    monkeypatch.setattr("apo.data.toxicity_words.INSULTS", ("oaf", "dolt"))
+    monkeypatch.setattr("apo.data.synthetic.toxicity_words.INSULTS", ("oaf", "dolt"))
     toy.__post_init__()
     found = [(text, log_prob) for text, log_prob in derivations(toy) if log_prob > -math.inf]
     assert len(found) > 10_000

@@ -33,7 +33,7 @@ def some(numbers: dict[str, float]) -> dict[str, float]:
 
 
 def test_names_are_those_of_scorer_and_source():
-    from apo.data.sources.pii_templates import PRIVATE
+    from apo.data.synthetic.pii_templates import PRIVATE
     from apo.scorers.pii_detectors import TYPES
     assert set(FOUND) == set(TYPES) and PLANTED == PRIVATE
 

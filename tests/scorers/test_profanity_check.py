@@ -6,7 +6,7 @@ from importlib import metadata
 import pytest
 
 from apo.data.scoring import segment_scores
-from apo.data.toxicity_words import INSULTS
+from apo.data.synthetic.toxicity_words import INSULTS
 from apo.errors import ConfigError, ScorerError
 from apo.scorers import profanity_check
 from apo.scorers.base import Scorer

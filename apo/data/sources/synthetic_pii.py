@@ -20,10 +20,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, NamedTuple
 
-from apo.data.sources import pii_people
-from apo.data.sources import pii_templates as of
 from apo.data.sources.base import Document, Size, Source, sources
-from apo.data.sources.pii_people import People
+from apo.data.synthetic import pii_people
+from apo.data.synthetic import pii_templates as of
+from apo.data.synthetic.pii_people import People
 from apo.errors import ConfigError
 from apo.schema import DataConfig
 

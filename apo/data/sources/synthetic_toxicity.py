@@ -7,8 +7,8 @@ document are exact numbers (`Stories`), and which sentence is an insult is no ma
 A document is drawn top down.  Its form (story or dialogue), its tone (calm, tense or hostile), one of eight settings,
 two people, a length; then an opening sentence that shows all of these but the length; then sentence after sentence:
 what kind it is (an act, a scene, an insult) by a Markov chain of the tone, who acts or speaks by another of the form,
-its words by the rules of form and setting (`apo/data/toxicity_words.py`); and an ending.  In a calm document few
-sentences are insults, in a hostile one most: documents differ, and dropping those above the median means something.
+its words by the rules of form and setting (`apo/data/synthetic/toxicity_words.py`); and an ending.  In a calm document
+few sentences are insults, in a hostile one most: documents differ, and dropping those above the median means something.
 
 White space stands at the beginning of a segment, so that tokenising segments is tokenising the text.
 """
@@ -21,9 +21,9 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Iterable, Iterator
 
-from apo.data import grammar, toxicity_words
-from apo.data.grammar import Choice, Choose, Drawing, Grammar, parse
 from apo.data.sources.base import Document, Generated, Size, Source, sources
+from apo.data.synthetic import grammar, toxicity_words
+from apo.data.synthetic.grammar import Choice, Choose, Drawing, Grammar, parse
 from apo.errors import ConfigError
 from apo.schema import DataConfig
 from apo.seeds import stream

@@ -1,6 +1,6 @@
 """What the synthetic toxicity corpus is written with: listed mild insults, names, eight settings, and sentences.
 
-Rules are in the notation of `apo/data/grammar.py`.  Given from outside: `A` and `B`, the two people; `X`, who acts or
+Rules are in the notation of `grammar.py` beside it.  Given from outside: `A` and `B`, the two people; `X`, who acts or
 speaks in a sentence, with `he` and `his`; and `Y`, the other, with `him`.  Every alternative of `act`, `scene` and
 `insult` is one sentence (in a dialogue, one line), ends in its only `.`, `!` or `?`, and differs from what any other
 can give, so that a text has one derivation.  A sentence is an insult if and only if a word of INSULTS is in it.

@@ -1,0 +1,1 @@
+"""What synthetic corpora are made of: rules, words, people, templates.  The sources that use them are in `sources/`."""
