@@ -114,8 +114,8 @@ def _in_checkpoint(step: int, marker: Path) -> None:
 
 def _in_evaluation(step: int, marker: Path) -> None:
     """Between two scenarios of one evaluation."""
-    from apo.callbacks import generate_and_score
-    run_scenario, seen = generate_and_score.run_scenario, []
+    from apo import evaluation
+    run_scenario, seen = evaluation.run_scenario, []
 
     def scenario(*args, **options):
         if options["step"] == step:
@@ -123,7 +123,7 @@ def _in_evaluation(step: int, marker: Path) -> None:
             if len(seen) == 2:
                 _wait(marker)
         return run_scenario(*args, **options)
-    generate_and_score.run_scenario = scenario
+    evaluation.run_scenario = scenario
 
 
 def _before_final(step: int, marker: Path) -> None:
