@@ -16,7 +16,7 @@ import torch
 
 from apo.data.records import Sample
 from apo.data.sources.base import BadRow, lines
-from apo.data.sources.file import rows_of
+from apo.data.sources.file import content_hash, rows_of
 from apo.data.tokenizer import single_id
 from apo.errors import DataError, EvaluationError, nearest
 from apo.metrics.base import SampleMetric, metrics, scored_text
@@ -24,7 +24,7 @@ from apo.metrics.statistics import chunk_maxima
 from apo.rollouts.generate import Continuation, evaluating, generate
 from apo.schema import Config, EvaluationConfig, ScenarioConfig
 from apo.scorers.base import Scorer, checked
-from apo.scorers.make import make_scorer
+from apo.scorers.make import make_scorers
 from apo.seeds import stream, stream_seed
 
 if TYPE_CHECKING:
@@ -51,19 +51,40 @@ class Judges:
     metrics: list[SampleMetric] = field(default_factory=list)
 
     @classmethod
-    def of(cls, config: Config, corpus=None) -> "Judges":
-        """Those of a config.  `corpus`: the training data, for metrics that look at it."""
-        scorer = config.evaluation.scorer or config.scorer
+    def of(cls, config: Config, corpus=None, scorers: dict[str, Scorer] | None = None) -> "Judges":
+        """Those of a config.
+
+        Args:
+            corpus: the training data, for metrics that look at it.
+            scorers: what `scorers_of` gave before.
+        """
+        scorers = scorers_of(config) if scorers is None else scorers
         made = [metrics.get(name)(**options) for name, options in config.evaluation.metrics.items()
                 if options is not None]
-        return cls(make_scorer(scorer) if scorer else None,
-                   {name: make_scorer(options) for name, options in config.evaluation.heldout_scorers.items()},
+        return cls(scorers.get("evaluation.scorer") or scorers.get("scorer"),
+                   {name: scorers[f"{HELDOUT}{name}"] for name in config.evaluation.heldout_scorers},
                    [metric.bind(corpus) for metric in made])
 
     def fingerprints(self) -> dict[str, str]:
         """Of every scorer, by what it is for."""
         scorers = {"scorer": self.scorer, **{f"heldout scorer {name}": each for name, each in self.heldout.items()}}
         return {name: scorer.fingerprint() for name, scorer in scorers.items() if scorer is not None}
+
+
+HELDOUT = "evaluation.heldout_scorers."
+
+
+def scorers_of(config: Config) -> dict[str, Scorer]:
+    """Every scorer a config names, by the option that names it: `scorer`, `evaluation.scorer` and the held-out ones."""
+    heldout = {f"{HELDOUT}{name}": options for name, options in config.evaluation.heldout_scorers.items()}
+    return make_scorers({"scorer": config.scorer, "evaluation.scorer": config.evaluation.scorer, **heldout})
+
+
+def prompt_files(config: Config) -> dict[str, str]:
+    """sha256 of every file of prompts, by scenario: what the config names only by its place."""
+    files = {name: Path(scenario.prompts) for name, scenario in config.evaluation.scenarios.items()
+             if scenario.prompts and Path(scenario.prompts).is_file()}
+    return {f"evaluation.scenarios.{name}.prompts": content_hash(path) for name, path in files.items()}
 
 
 def run_scenario(name: str, scenario: ScenarioConfig, *, policy: "Policy", tokenizer, judges: Judges,

@@ -22,7 +22,6 @@ from apo.identity import identity, run_directory, to_yaml
 from apo.rundir import RunDirectory, command_line, now, read_json, write_json
 from apo.schema import Config
 from apo.scorers.base import Scorer
-from apo.scorers.make import make_scorer
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -65,14 +64,15 @@ def train(config: Config) -> RunOutcome:
     with run.owned():
         if config.force:
             run.move_aside()
-        scorer = make_scorer(config.scorer) if config.scorer else None
-        who = identify(config)
+        from apo.evaluation import scorers_of
+        scorers = scorers_of(config)
+        who = identify(config, scorers)
         _refuse_another_run(run, who)
         if run.is_done():
             say(f"{run.path} is finished; nothing to do (force=true trains anew)")
             return RunOutcome(run.path, "done", last_metrics(run), fresh=False)
         try:
-            _train_into(run, config, scorer, who)
+            _train_into(run, config, scorers, who)
         except Exception as error:
             _record_failure(run, error)
             raise
@@ -94,7 +94,7 @@ def _end(run: RunDirectory, why: str) -> None:
         write_json(run.manifest_file, manifest)
 
 
-def _train_into(run: RunDirectory, config: Config, scorer: Scorer | None, who: dict) -> None:
+def _train_into(run: RunDirectory, config: Config, scorers: dict[str, Scorer], who: dict) -> None:
     from apo.callbacks.loggers import make_loggers
     from apo.trainer import ScoredTextTrainer
     quieten()
@@ -103,7 +103,7 @@ def _train_into(run: RunDirectory, config: Config, scorer: Scorer | None, who: d
     write_atomic(run.config_file, to_yaml(config))
     manifest = new_manifest(run, config, who)
     write_json(run.manifest_file, manifest)
-    parts = build(config, scorer)
+    parts = build(config, scorers)
     _refuse(run.path, differences(manifest.get("fingerprints") or parts.fingerprints, parts.fingerprints))
     write_json(run.manifest_file, manifest | {"fingerprints": parts.fingerprints, "sizes": parts.sizes})
     loggers = make_loggers(config, run)
@@ -164,8 +164,10 @@ def finish(run: RunDirectory, steps: int) -> None:
 # ---- the parts -------------------------------------------------------------------------------------------------------
 
 
-def build(config: Config, scorer: Scorer | None) -> Parts:
-    """Data, tokenizer, model and objective of a config; slow the first time, from the cache afterwards."""
+def build(config: Config, scorers: dict[str, Scorer]) -> Parts:
+    """Data, tokenizer, model and objective of a config; slow the first time, from the cache afterwards.
+
+    `scorers`: as `apo.evaluation.scorers_of` gives them."""
     from apo.cache import Cache
     from apo.data.prepare import prepare
     from apo.data.thresholds import make_view
@@ -173,6 +175,7 @@ def build(config: Config, scorer: Scorer | None) -> Parts:
     from apo.evaluation import Judges
     from apo.models.load import load_policy
     cache = Cache(config.cache_dir)
+    scorer = scorers.get("scorer")
     corpus = prepare(config.data, scorer, cache)
     tokenizer = make_tokenizer(config, corpus, cache)
     set_end_of_text(tokenizer, config.data.concat_token)
@@ -190,7 +193,7 @@ def build(config: Config, scorer: Scorer | None) -> Parts:
                          config.data.block_size)
     sizes |= {"parameters": sum(p.numel() for p in policy.model.parameters()), "steps": steps}
     heldout = make_heldout(config, heldout_store, tokenizer, view.eos_id)
-    judges = Judges.of(config, corpus)
+    judges = Judges.of(config, corpus, scorers)
     return Parts(tokenizer, policy, objective, source, heldout, corpus, scorer, judges, steps, fingerprints, sizes)
 
 
@@ -248,12 +251,11 @@ def make_objective(config: Config, store):
 # ---- the same run or another -----------------------------------------------------------------------------------------
 
 
-def identify(config: Config) -> dict:
+def identify(config: Config, scorers: dict[str, Scorer]) -> dict:
     """What makes two runs the same, as far as it is known before anything is loaded: flat, so that it can be shown."""
+    from apo.evaluation import prompt_files
     code = {f"plugin {name}": provenance.package_sha256(name) for name in config.plugins}
-    judging = {"scorer": config.scorer, "evaluation.scorer": config.evaluation.scorer,
-               **{f"heldout scorer {name}": options for name, options in config.evaluation.heldout_scorers.items()}}
-    code |= {name: make_scorer(options).fingerprint() for name, options in judging.items() if options}
+    code |= {name: scorer.fingerprint() for name, scorer in scorers.items()} | prompt_files(config)
     source = sources.get(config.data.source)(config.data)
     if source.local:
         code["documents"] = source.fingerprint()

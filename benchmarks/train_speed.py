@@ -35,11 +35,11 @@ WARM_UP_STEPS = 5
 
 
 def parts_of(precision: str, tokens: int):
+    from apo.evaluation import scorers_of
     from apo.experiment import build
-    from apo.scorers.make import make_scorer
     config = load_config(["task=pep8", "method=mle", f"training.precision={precision}",
                           f"training.num_tokens={tokens}", "training.warmup_ratio=0"])
-    return config, build(config, make_scorer(config.scorer))
+    return config, build(config, scorers_of(config))
 
 
 class Rows:

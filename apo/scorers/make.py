@@ -17,6 +17,16 @@ def scorer_class(name: str) -> type[Scorer]:
     return scorers.get(name)
 
 
+def make_scorers(nodes: dict[str, dict[str, Any]]) -> dict[str, Scorer]:
+    """Scorers by what they are for, from config nodes; empty ones are left out, and equal ones are one scorer, so that
+    no model is loaded twice."""
+    made: dict[str, Scorer] = {}
+    for options in filter(None, nodes.values()):
+        key = repr(sorted(options.items()))
+        made[key] = made.get(key) or make_scorer(options)
+    return {role: made[repr(sorted(options.items()))] for role, options in nodes.items() if options}
+
+
 def make_scorer(options: dict[str, Any]) -> Scorer:
     """A scorer from a config node `{"name": ..., option: ...}`.  Raises ConfigError for a wrong name or option."""
     options = dict(options)
