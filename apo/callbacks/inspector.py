@@ -11,12 +11,14 @@ data have none, and there only documents that lie whole in a row are judged.
 """
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Callable, Iterator
 
 import numpy as np
 
 from apo.callbacks.base import Callback, Context, Measurement, callbacks
 from apo.console import warn
+from apo.data.scoring import segment_scores
 from apo.errors import ConfigError
 from apo.lazy import Lazy
 
@@ -116,7 +118,7 @@ class Inspector(Callback):
         whole = [segment for document in documents for segment in document if segment.whole]
         if alone or not self.context.scorer.in_context:
             whole = [segment for segment in whole if self.restored([segment])]
-            self.fill(whole, self.context.scorer.score([segment.text for segment in whole]))
+            self.fill([[segment] for segment in whole])
             return whole
         if tokens is None:
             return [segment for document in documents if all(segment.whole for segment in document)
@@ -144,14 +146,14 @@ class Inspector(Callback):
         """Fills in texts and fresh scores of a whole document, where its tokens give back its text."""
         if not self.restored(document):
             return False
-        self.fill(document, self.context.scorer.score_segments([segment.text for segment in document]))
+        self.fill([document])
         return True
 
-    def fill(self, segments: list[Segment], numbers: list[float]) -> None:
-        """Data are kept as misalignment whatever the scorer measures."""
-        sign = -1 if self.context.scorer.kind == "reward" else 1
-        for segment, number in zip(segments, numbers):
-            segment.fresh = sign * float(number)
+    def fill(self, documents: list[list[Segment]]) -> None:
+        """Fresh scores, as the data got theirs."""
+        scores = segment_scores(self.context.scorer, [[segment.text for segment in document] for document in documents])
+        for segment, score in zip(chain(*documents), chain(*scores)):
+            segment.fresh = float(score)
 
     def restored(self, document: list[Segment]) -> bool:
         """Fills in the texts; does tokenising them give the tokens back?"""

@@ -35,6 +35,7 @@ class Letters(Scorer):
 
 
 SCORERS = {"pep8": lambda: make_scorer({"name": "pep8"}), "letters": Letters}
+LETTERS = ["Write to ann@example.org soon.", "Nothing here.", "Or to bob@example.org, and call."]
 
 
 def programs(scorer, count=30):
@@ -137,6 +138,15 @@ def test_text_that_does_not_come_back_is_left_out(packed, byte_tokenizer):
     whole, fewer = (inspect(each, Letters(), byte_tokenizer, num_rows=4).metrics for each in (rows, spoilt))
     assert fewer["inspector/segments"] < whole["inspector/segments"]
     assert fewer["inspector/left_out"] > whole["inspector/left_out"]
+
+
+@pytest.mark.parametrize("as_released", [False, True])
+def test_private_data_in_one_piece_too(packed, byte_tokenizer, as_released):
+    """PHF's script divides twice, which `score` of a text does not."""
+    scorer = make_scorer({"name": "pii", "as_released": as_released})
+    documents = [ScoredText([text], scorer.score_segments([text])) for text in 8 * LETTERS]
+    found = inspect(packed(documents), scorer, byte_tokenizer).metrics
+    assert found["inspector/segments"] > 10 and found["inspector/mismatches"] == 0
 
 
 def test_documents_in_one_piece_are_judged_as_such(packed, byte_tokenizer):
