@@ -54,10 +54,17 @@ def annotate(documents: Iterable[Document], scorer: SegmentScorer | None, parall
         raise DataError(f"{bare[0].origin}: no scores, and no scorer to make them: add a column of scores, or name a "
                         "scorer (scorer=pep8, scorer=my_package.my_module:function)")
     workers = min(len(os.sched_getaffinity(0)), MAX_WORKERS)
-    pays = parallel and bare and len(first) == PARALLEL_FROM and workers > 1 and getattr(scorer, "parallel", False)
+    pays = (parallel and bare and len(first) == PARALLEL_FROM and workers > 1 and can_spawn()
+            and getattr(scorer, "parallel", False))
     work = ((chunk, _bare(chunk)) for chunk in chain(first, chunks))
     for chunk, scores in in_order(work, _scores_of, scorer, workers if pays else 1):
         yield from _filled(chunk, scores)
+
+
+def can_spawn() -> bool:
+    """Not in a worker of a joblib sweep: what it spawns looks for joblib's way of starting processes and dies.  There
+    its fellows have the cores."""
+    return multiprocessing.get_start_method(allow_none=True) in (None, *multiprocessing.get_all_start_methods())
 
 
 def segment_scores(scorer: SegmentScorer, documents: list[list[str]]) -> list[list[float]]:

@@ -1,9 +1,11 @@
 """From files to a scored, split, tokenised corpus; and scoring in one process or several."""
 
+import io
 import multiprocessing
 import os
 import signal
 import time
+from contextlib import redirect_stderr
 
 import numpy as np
 import psutil
@@ -216,6 +218,20 @@ def test_several_processes_give_the_same_scores_in_order(monkeypatch):
     assert together == alone and len(alone) == 500
 
 
+def in_a_worker():
+    scoring.CHUNK, os.sched_getaffinity = 300, lambda pid: {0, 1}
+    said = io.StringIO()
+    with redirect_stderr(said):
+        found = [document.origin for document in annotate(documents(500), Several())]
+    return found, said.getvalue()
+
+
+def test_in_a_worker_of_a_sweep_one_process_does_the_work():
+    import joblib
+    for found, said in joblib.Parallel(n_jobs=2)(joblib.delayed(in_a_worker)() for _ in range(2)):
+        assert found == [str(i) for i in range(500)] and said == ""
+
+
 class Slow(Several):
     def score(self, texts):
         time.sleep(0.5)
@@ -235,10 +251,12 @@ def test_killed_while_scoring_it_leaves_no_process_behind():
     def workers():
         return [child for child in parent.children() if "spawn_main" in " ".join(child.cmdline())]
 
-    wait_for(lambda: len(workers()) == 2 and all(worker.num_threads() > 1 for worker in workers()))
-    left = workers()
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
+    try:
+        wait_for(lambda: len(workers()) == 2 and all(worker.num_threads() > 1 for worker in workers()))
+        left = workers()
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
     wait_for(lambda: not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in left))
 
 
