@@ -63,34 +63,29 @@ def parser() -> argparse.ArgumentParser:
 
 def speaker(name: str, options: argparse.Namespace) -> Speaker:
     """Loads a run or a bare model.  EvaluationError or ModelError where there is none."""
-    from apo.report.runs import kind_of, open_run
+    from apo.report.runs import Run, kind_of, open_run
+    from apo.report.select import select
     kind = kind_of(name)
     if kind == "folder":
         raise EvaluationError(f"{name} is a folder; name one run in it.")
-    config, model, label = Config(task="", method=""), name, Path(name).name
     if kind == "run":
         from apo.config import config_from_file
         run = open_run(Path(name), config_from_file)
-        config, model, label = run.config, run.model, f"{run.method}, seed {run.seed}"
-    elif kind == "published":
-        from apo.report.select import select
-        run = select([name])[0]
-        config, model, label = run.config, run.model, name
-    return load(label, model, config, options)
+        return load(f"{run.method}, seed {run.seed}", run, options)
+    if kind == "published":
+        return load(name, select([name])[0], options, judged=False)
+    return load(Path(name).name, Run(Path(name), Config(task="", method=""), name, bare=True), options)
 
 
-def load(label: str, model: str, config: Config, options: argparse.Namespace) -> Speaker:
-    import torch
-
+def load(label: str, run: Any, options: argparse.Namespace, judged: bool = True) -> Speaker:
+    """`judged`: with a score below every answer, where the run has a scorer."""
     from apo.evaluation import Judges, as_trained
-    from apo.experiment import quieten
-    from apo.models.load import load_trained
-    evaluation = replace(config.evaluation, metrics={})
-    scenario = as_trained(sampling(evaluation, options), config)
-    quieten()
-    policy, tokenizer = load_trained(model)
-    policy.to("cuda" if torch.cuda.is_available() else "cpu")
-    return Speaker(label, policy, tokenizer, Judges(Judges.of(config).scorer), evaluation, scenario)
+    from apo.report.select import load_model
+    evaluation = replace(run.config.evaluation, metrics={})
+    scenario = as_trained(sampling(evaluation, options), run.config)
+    policy, tokenizer = load_model(run)
+    return Speaker(label, policy, tokenizer, Judges(Judges.of(run.config).scorer if judged else None), evaluation,
+                   scenario)
 
 
 def sampling(evaluation: EvaluationConfig, options: argparse.Namespace) -> ScenarioConfig:

@@ -22,12 +22,13 @@ from typing import Any
 from apo.cache import digest
 from apo.console import progress, say
 from apo.errors import EvaluationError, RunError
+from apo.models.fingerprint import file_digest, model_fingerprint
 from apo.red_team.adversary import Adversary, Proposal
 from apo.red_team.pool import Pool
 from apo.red_team.settings import Settings
-from apo.report.rescore import code_fingerprint, file_digest, model_fingerprint
+from apo.report.rescore import code_fingerprint
 from apo.report.runs import Run
-from apo.report.select import give_home, loading
+from apo.report.select import give_home, load_model
 from apo.rundir import RunDirectory, read_json, write_atomic, write_json
 from apo.schema import ScenarioConfig
 from apo.seeds import stream, stream_seed
@@ -109,11 +110,7 @@ class Target:
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        import torch
-
-        from apo.models.load import load_trained
-        policy, tokenizer = load_trained(self.run.model, **loading(self.run))
-        return policy.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+        return load_model(self.run)
 
     @cached_property
     def _template(self) -> Any:

@@ -22,9 +22,10 @@ from typing import Any, Iterable, Literal
 from apo.cache import digest
 from apo.console import say
 from apo.errors import ConfigError, EvaluationError, UserError, nearest
-from apo.report.rescore import file_digest, model_fingerprint
+from apo.models.fingerprint import file_digest, model_fingerprint
+from apo.report.rescore import code_fingerprint
 from apo.report.runs import Run, write
-from apo.report.select import loading
+from apo.report.select import load_model
 from apo.rundir import read_json
 
 INSTALL = 'capability=lm_eval needs a package: pip install "lm-eval[hf]==0.4.13"'
@@ -128,11 +129,13 @@ class Harness:
         if self.options.include_path:
             options["files"] = file_digest(sorted(path for path in Path(self.options.include_path).rglob("*")
                                            if path.is_file()))
+        data = run.config.data
         how = {"prefix": evaluation.prefix, "banned_tokens": evaluation.banned_tokens,
-               "by_line": run.config.data.segment_by == "line"} if self.options.as_trained else {}
-        return {**options, "max_length": self.max_length(run), "how": how, "lm_eval": version(),
-                "model": model_fingerprint(run.model, run.config.model.revision),
-                "code": file_digest([Path(__file__), Path(__file__).with_name("harness.py")])}
+               "concat_token": data.concat_token, "by_line": data.segment_by == "line"}
+        return {**options, "max_length": self.max_length(run), "how": how if options["as_trained"] else {},
+                "lm_eval": version(), "model": model_fingerprint(run.model, run.config.model.revision),
+                "code": digest([code_fingerprint(),
+                                file_digest([Path(__file__), Path(__file__).with_name("harness.py")])])}
 
     def max_length(self, run: Run) -> int | None:
         return self.options.max_length or (None if run.bare else run.config.data.block_size)
@@ -153,18 +156,13 @@ class Harness:
 
     def model(self, run: Run) -> Any:
         """lm-eval's own wrapper around the run's model and tokenizer objects."""
-        import torch
         from lm_eval.models.huggingface import HFLM
 
         from apo.data.tokenizer import single_id
         from apo.evaluation import Template, as_trained
-        from apo.experiment import quieten
-        from apo.models.load import load_trained
         from apo.report.harness import AsTrained
         from apo.schema import ScenarioConfig
-        quieten()
-        policy, tokenizer = load_trained(run.model, **loading(run))
-        policy.to("cuda" if torch.cuda.is_available() else "cpu")
+        policy, tokenizer = load_model(run)
         config, kind = run.config, type("TrainedHere", (AsTrained, HFLM), {}) if self.options.as_trained else HFLM
         # A copy: lm-eval gives a tokenizer without padding one.
         made = kind(pretrained=policy.model, tokenizer=deepcopy(tokenizer), batch_size=self.options.batch_size,

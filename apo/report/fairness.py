@@ -20,7 +20,7 @@ METHOD = ("objective", "data.filter_threshold", "data.conditional_training_confi
 WATCHING = ("training.logging_steps", "training.save_steps", "training.save_total_limit",
             "training.activation_checkpointing", "evaluation.every_n_steps", "evaluation.n_per_epoch",
             "evaluation.on_steps", "evaluation.at_start", "evaluation.at_end", "evaluation.best",
-            "code", "packages")
+            "callbacks", "code", "packages")
 UNSEEN = tuple(key for key in NOT_IDENTITY if key not in ("task", "seed")) + (
     "evaluation.confidence", "evaluation.num_bootstrap")
 """Never shown: where a run lives and how fast it goes.  Seeds are compared as sets, the task as any other fact."""

@@ -16,12 +16,15 @@ from apo.errors import EvaluationError
 from apo.models.fingerprint import file_digest, model_fingerprint
 from apo.report.fairness import under
 from apo.report.runs import Run, write
-from apo.report.select import give_home, loading
+from apo.report.select import give_home, load_model
 from apo.rundir import read_json
 from apo.schema import Config
 
-MEASURING_CODE = ("evaluation.py", "references.py", "callbacks", "rollouts", "metrics", "models")
+MEASURING_CODE = ("evaluation.py", "references.py", "callbacks", "rollouts", "metrics", "models", "data/heldout.py",
+                  "data/tokenizer.py")
 """What the numbers depend on beside the config; a change there makes an old evaluation.json stale."""
+CAPABILITY = ("model", "prefix", "banned_tokens", "data", "code")
+"""Settings under which benchmarks measured before still hold (`apo/report/capability.py`)."""
 DATA = "fingerprints.data"
 
 
@@ -42,14 +45,14 @@ class Rescorer:
             return known
         give_home(run)
         measured = {"key": key, "settings": settings, **self.measure(run)}
-        if "capability" in known and known.get("settings", {}).get("model") == settings["model"]:
+        if "capability" in known and all(known["settings"].get(key) == settings[key] for key in CAPABILITY):
             measured["capability"] = known["capability"]
         write(run.evaluation_path, json.dumps(measured, indent=1) + "\n")
         return measured
 
     def settings(self, run: Run) -> dict[str, Any]:
         """Everything the numbers depend on.  EvaluationError where nothing judges samples."""
-        from apo.evaluation import Judges
+        from apo.evaluation import Judges, prompt_files
         judges = Judges.of(run.config)
         if judges.scorer is None:
             raise EvaluationError(f"{run.directory} has no scorer to judge samples with: name one with scorer=")
@@ -60,22 +63,15 @@ class Rescorer:
         return {**kept, "seed": self.seed, "scorer": evaluation["scorer"] or run.config.scorer,
                 "scorer_sha256": fingerprints.pop("scorer"), "heldout_sha256": fingerprints,
                 "callbacks": run.config.callbacks, "callbacks_depend_on": depends_on(run.config),
+                "prompt_files": prompt_files(run.config),
                 "data": asdict(run.config.data), "data_sha256": run.manifest.get("fingerprints", {}).get("data"),
                 "model": model_fingerprint(run.model, run.config.model.revision), "code": code_fingerprint()}
 
     def measure(self, run: Run) -> dict[str, Any]:
         """Loads the model, samples and scores every scenario, writes the samples, measures held-out text."""
-        import torch
-
-        from apo.data.tokenizer import set_end_of_text
         from apo.evaluation import Judges, as_trained, run_scenario
-        from apo.experiment import quieten
-        from apo.models.load import load_trained
         config, corpus = run.config, self.corpus(run)
-        quieten()
-        policy, tokenizer = load_trained(run.model, **loading(run))
-        set_end_of_text(tokenizer, config.data.concat_token)
-        policy.to("cuda" if torch.cuda.is_available() else "cpu")
+        policy, tokenizer = load_model(run)
         judges, scenarios = Judges.of(config, corpus), {}
         for name, scenario in config.evaluation.scenarios.items():
             scenario = as_trained(scenario, config)

@@ -14,6 +14,7 @@ from apo.schema import ConditionalConfig, Config, ModelConfig
 
 FOR_A_RUN = ("evaluation", "scorer", "callbacks", "plugins", "cache_dir", "output_dir", "offline", "debug")
 """What may be overridden when a trained run is scored again; the rest is how it was trained and cannot be undone."""
+JUDGE = re.compile(r"^([+~]*)scorer(?=[.=]|$)")
 BETWEEN_CHANGES = re.compile(r"\s+(?=[~+]*[\w.]+=)")
 
 
@@ -39,8 +40,16 @@ def trained(directory: Path, overrides: list[str]) -> Run:
     run = open_run(directory, config_from_file)
     if overrides and not run.bare:
         refuse_training(overrides)
-    run.config = override(run.config, overrides) if overrides else run.config
+    run.config = override(run.config, judged(run.config, overrides)) if overrides else run.config
     return run
+
+
+def judged(config: Config, overrides: Iterable[str]) -> list[str]:
+    """`scorer=...` says who judges samples: where the config judges them with another scorer than the one that
+    annotated the data, it is that one's place that is meant."""
+    if not config.evaluation.scorer:
+        return list(overrides)
+    return [JUDGE.sub(r"\1evaluation.scorer", text) for text in overrides]
 
 
 def refuse_training(overrides: list[str]) -> None:
@@ -59,12 +68,13 @@ def key_of(text: str) -> str:
 def bare(name: str, task: str | None, method: str | None, overrides: list[str], example: Run | None) -> Run:
     """A model nobody trained here, with the config of what it is measured on and a directory of its own.
 
-    One that a paper published is measured on its own task and sampled as its own method's, unless they are given."""
-    from apo.config import load_config
+    One that a paper published is measured as the paper measured it: on its own task and scale, sampled as its own
+    method's, unless other ones are given."""
+    from apo.config import load_config, override
     published = is_published(name)
     if published:
         _, its_task, its_method = name.split("/")
-        task, method, overrides = task or its_task, method or its_method, [f"model={name}", *overrides]
+        task, method, overrides = task or its_task, method or its_method, [f"model={name}", "scale=paper", *overrides]
     if task is None and example is None:
         missing = "" if Path(name).is_dir() else f"There is no directory {name}. If it is a model on the hub: "
         raise EvaluationError(f"{missing}{name} is a bare model, so say with --task what it is to be measured "
@@ -73,7 +83,10 @@ def bare(name: str, task: str | None, method: str | None, overrides: list[str], 
     if task is None:
         config = like(example)
     else:
-        config = load_config([f"task={task}", f"method={method or 'mle'}", *overrides])
+        judge = [text for text in overrides if JUDGE.match(text)]
+        config = load_config([f"task={task}", f"method={method or 'mle'}",
+                              *(text for text in overrides if text not in judge)])
+        config = override(config, judged(config, judge)) if judge else config
     model = config.model.name if published else model
     config.model = ModelConfig(name=model, revision=config.model.revision,
                                trust_remote_code=config.model.trust_remote_code)
@@ -110,10 +123,19 @@ def second_looks(runs: list[Run], words: str) -> list[Run]:
         raise EvaluationError(f'--also "{words}": expected "METHOD: key=value ..." with one of these methods: {known}.')
     refuse_training(changes)
     name = " ".join(re.sub(r"^evaluation\.|[\"']", "", change) for change in changes)
-    return [replace(run, config=override(run.config, changes), variant=name) for run in chosen]
+    return [replace(run, config=override(run.config, judged(run.config, changes)), variant=name) for run in chosen]
 
 
-def loading(run: Run) -> dict[str, Any]:
-    """How a bare model is loaded beside its name; a run's own `final/` needs nothing."""
+def load_model(run: Run) -> tuple[Any, Any]:
+    """(policy, tokenizer) of a run, as it is sampled from: on the GPU if there is one, documents ending where the run's
+    data end them.  A bare model's revision is its config's; a run's own `final/` needs none."""
+    import torch
+
+    from apo.data.tokenizer import set_end_of_text
+    from apo.experiment import quieten
+    from apo.models.load import load_trained
+    quieten()
     model = run.config.model
-    return {"revision": model.revision, "trust_remote_code": model.trust_remote_code} if run.bare else {}
+    policy, tokenizer = load_trained(run.model, *((model.revision, model.trust_remote_code) if run.bare else ()))
+    set_end_of_text(tokenizer, run.config.data.concat_token)
+    return policy.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer

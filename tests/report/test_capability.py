@@ -220,6 +220,7 @@ def best_answers(model, folder) -> list[float]:
 
 @pytest.mark.parametrize("change", [
     lambda run, options, folder: run.config.evaluation.__setattr__("prefix", "<|bad|>"),
+    lambda run, options, folder: run.config.data.__setattr__("concat_token", "x"),
     lambda run, options, folder: options.__setattr__("limit", 3),
     lambda run, options, folder: (folder / "data.jsonl").write_text("{}"),
     lambda run, options, folder: (run.directory / "final/model.safetensors").write_bytes(b"other")])

@@ -111,8 +111,10 @@ def test_where_and_how_fast_a_run_went_is_not_shown(verdicts):
 
 
 def test_how_often_a_run_logs_is_noted(verdicts):
-    found, factors = verdicts(lambda config: setattr(config.training, "logging_steps", 1))
-    assert found == {"training.logging_steps": "noted"}
+    def edit(config):
+        config.training.logging_steps, config.callbacks = 1, {"inspector": {"num_rows": 2}}
+    found, factors = verdicts(edit)
+    assert found == {"training.logging_steps": "noted", "callbacks": "noted", "callbacks.inspector.num_rows": "noted"}
     refuse(factors)
 
 

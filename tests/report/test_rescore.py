@@ -50,6 +50,42 @@ def test_whatever_decides_the_numbers_makes_it_measure_again(run, measured, chan
     assert len(measured) == 2
 
 
+def test_other_prompts_in_the_file_measure_again(run, measured, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "One"}\n')
+    run.config.evaluation.scenarios["functions"].prompts = str(prompts)
+    for text in ("One", "One", "Two"):
+        prompts.write_text(json.dumps({"prompt": text}) + "\n")
+        Rescorer().evaluate(run)
+    assert len(measured) == 2
+
+
+@pytest.mark.parametrize("change, kept", [
+    (lambda run: run.config.evaluation.scenarios["functions"].__setattr__("num_samples", 7), True),
+    (lambda run: run.config.evaluation.__setattr__("prefix", "<|bad|>"), False),
+    (lambda run: run.config.data.__setattr__("concat_token", "x"), False),
+    (lambda run: (run.directory / "final/model.safetensors").write_bytes(b"other weights"), False)])
+def test_benchmarks_are_kept_while_they_hold(run, measured, change, kept):
+    first = Rescorer().evaluate(run)
+    run.evaluation_path.write_text(json.dumps(first | {"capability": {"key": "c"}}))
+    change(run)
+    assert ("capability" in Rescorer().evaluate(run)) is kept and len(measured) == 2
+
+
+def test_who_judges_samples_may_be_named_as_scorer(make_run):
+    """Where one scorer annotated the data and another judges samples, `scorer=` is the judge's place."""
+    run = make_run(edit=lambda config: config.evaluation.__setattr__("scorer", {"name": "pep8", "select": ["E"]}))
+    words = ["scorer=profanity_check"]
+    looked = select([str(run.directory)], words)[0].config
+    assert (looked.scorer["name"], looked.evaluation.scorer["name"]) == ("pep8", "profanity_check")
+    (_, look) = select([str(run.directory)], also=["mle: scorer.max_line_length=99"])
+    assert look.config.evaluation.scorer["max_line_length"] == 99 != look.config.scorer.get("max_line_length")
+    alone = select([str(make_run().directory)], words)[0].config
+    assert alone.scorer["name"] == "profanity_check" and not alone.evaluation.scorer
+    released = select(["phf/toxicity/mle"], words)[0].config
+    assert (released.scorer["name"], released.evaluation.scorer["name"]) == ("detoxify", "profanity_check")
+
+
 def test_another_sampling_seed_or_force_measures_again(run, measured):
     for rescorer in (Rescorer(), Rescorer(seed=1), Rescorer(seed=1, force=True)):
         rescorer.evaluate(run)
@@ -139,6 +175,7 @@ def test_a_published_model_is_measured_as_its_method_on_its_task(name):
     (run,) = select([name])
     assert (run.config.task, run.config.method, run.method) == (task, method, name) and run.bare
     assert re.fullmatch(r"(tomekkorbak|kejian)/[\w-]+", run.model) and run.config.model.name == run.model
+    assert run.config.scale == "paper"
     conditional = method == "conditional"
     assert (run.config.evaluation.prefix == "<|aligned|>") is conditional
     assert ("<|misaligned|>" in run.config.evaluation.banned_tokens) is conditional
