@@ -9,20 +9,19 @@ touches no label at all is counted last; where not everything private is labelle
 """
 
 import argparse
-import gzip
-import json
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import Any, Iterable, Iterator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from apo.data.sources.base import sources
-from apo.errors import UserError
+from apo.data.sources.base import BadRow, sources
+from apo.data.sources.file import rows_of
+from apo.errors import DataError, UserError, nearest
 from apo.schema import DataConfig, SyntheticConfig
-from apo.scorers.base import Scorer, Span
+from apo.scorers.base import Scorer, Span, quoted
 from apo.scorers.make import make_scorer
 
 KINDS = {"EMAIL_ADDRESS": "email", "PHONE_NUMBER": "phone", "US_SSN": "social_security_number",
@@ -75,9 +74,24 @@ def synthetic(documents: int) -> Iterator[Labelled]:
 
 
 def labelled(path: Path) -> Iterator[Labelled]:
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-        for row in map(json.loads, file):
-            yield row["text"], [Span(span["type"], span["start"], span["end"]) for span in row["spans"]]
+    """Raises DataError for a file that cannot be read and for a row without text or spans."""
+    for origin, row in rows_of(path):
+        if isinstance(row, BadRow):
+            raise DataError(f"{origin}: {row}")
+        for column, kind, what in (("text", str, "text"), ("spans", list, 'a list of {"type", "start", "end"}')):
+            if column not in row:
+                raise DataError(f'{origin}: no "{column}", which is to be {what}.{nearest(column, row)}')
+            if not isinstance(row[column], kind):
+                raise DataError(f'{origin}: "{column}" is to be {what}, got {quoted(row[column])}')
+        yield row["text"], [_span(span, len(row["text"]), origin) for span in row["spans"]]
+
+
+def _span(span: Any, length: int, origin: str) -> Span:
+    match span:
+        case {"type": str(kind), "start": int(begin), "end": int(end)} if 0 <= begin <= end <= length:
+            return Span(kind, begin, end)
+    raise DataError(f'{origin}: a span is {{"type": ..., "start": ..., "end": ...}}, characters from 0 to {length}, '
+                    f"where the text ends; got {quoted(span, 100)}")
 
 
 def table(name: str, counts: Recall, least: int) -> str:
@@ -96,19 +110,20 @@ def table(name: str, counts: Recall, least: int) -> str:
     return "\n".join([*rows, "", f"Beside every label: {beside or 'nothing'}.", ""])
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("files", nargs="*", type=Path, help="labelled JSON lines; none: the synthetic corpus")
     parser.add_argument("--detectors", default="default", help="a set (default, phf) or names with commas between them")
     parser.add_argument("--documents", type=int, default=9_000, help="of the synthetic corpus (default: all 9,000)")
     parser.add_argument("--least", type=int, default=10, help="labels that come up less often are not shown")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     names = options.detectors.split(",")
     try:
         scorer = make_scorer({"name": "pii", "detectors": options.detectors if options.detectors in ("default", "phf")
                               else names})
         scorer.fingerprint()
-        corpora = {path.name: labelled(path) for path in options.files} or {
+        # Read whole before anything is scored: a bad row of the last file is told at once, and not after the first.
+        corpora = {str(path): list(labelled(path)) for path in options.files} or {
             "synthetic_pii": synthetic(options.documents)}
         for name, documents in corpora.items():
             print(table(name, recall(documents, scorer), options.least))
