@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from apo.data.sources.base import BadRow
 from apo.data.sources.file import rows_of
-from apo.errors import DataError, UserError, nearest
+from apo.errors import ConfigError, DataError, UserError, nearest
 from apo.scorers.base import checked
 from apo.scorers.make import make_scorer
 
@@ -50,10 +50,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def scorer_of(words: str) -> Any:
-    """`detoxify variant=unbiased` as a scorer; values are YAML."""
+    """`detoxify variant=unbiased` as a scorer; values are YAML.  Raises ConfigError."""
     name, *options = words.split()
-    return make_scorer({"name": name, **{key: yaml.safe_load(value)
+    return make_scorer({"name": name, **{key: _value(value, f'--scorer "{words}": {key}')
                                          for key, _, value in (option.partition("=") for option in options)}})
+
+
+def _value(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: {text} is not YAML: {getattr(error, 'problem', None) or error}") from None
 
 
 def labelled(spec: str, text: str, positive: float) -> tuple[list[str], np.ndarray]:
@@ -69,7 +76,7 @@ def labelled(spec: str, text: str, positive: float) -> tuple[list[str], np.ndarr
                 raise DataError(f'{origin}: no "{column}".{nearest(column, row)}')
         try:
             labels.append(float(row[label]))
-        except ValueError:
+        except (TypeError, ValueError):
             raise DataError(f'{origin}: "{label}" holds {row[label]!r}, not a number') from None
         texts.append(str(row[text]))
     positive_N = np.array(labels) > positive
@@ -101,12 +108,12 @@ def quality(scores_N: np.ndarray, positive_N: np.ndarray, threshold: float) -> Q
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    print("| " + " | ".join(HEAD) + " |\n|---|---|--:|--:|--:|--:|--:|--:|")
     try:
-        for words in options.scorers or ["profanity_check"]:
-            scorer = scorer_of(words)
-            for spec in options.files:
-                texts, positive_N = labelled(spec, options.text, options.positive)
+        files = {spec: labelled(spec, options.text, options.positive) for spec in options.files}
+        scorers = {words: scorer_of(words) for words in options.scorers or ["profanity_check"]}
+        print("| " + " | ".join(HEAD) + " |\n|---|---|--:|--:|--:|--:|--:|--:|")
+        for words, scorer in scorers.items():
+            for spec, (texts, positive_N) in files.items():
                 scores_N = np.array(checked(scorer, texts)) * (1 if scorer.kind == "score" else -1)
                 found = quality(scores_N, positive_N, options.threshold)
                 cells = (words, Path(spec).name, f"{len(texts):,}", f"{positive_N.mean():.0%}", f"{found.auc:.3f}",

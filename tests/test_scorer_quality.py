@@ -40,10 +40,31 @@ def test_a_row_per_scorer_and_file(script, rows, capsys):
 @pytest.mark.parametrize("content, message", [
     ([{"text": "a", "toxik": 1}], 'row 1: no "toxic". Did you mean "toxik"'),
     ([{"text": "a", "toxic": "yes"}], "row 1: \"toxic\" holds 'yes', not a number"),
+    ([{"text": "a", "toxic": [1]}], 'row 1: "toxic" holds [1], not a number'),
     ([{"text": "a", "toxic": 1}], "all rows are positive by toxic > 0.5")])
 def test_files_that_cannot_be_used(script, rows, capsys, content, message):
     assert script.main([f"{rows(content)}:toxic"]) == 2
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert message in said.err and not said.out
+
+
+GOOD = [{"text": "you idiot", "toxic": 1}, {"text": "a kettle", "toxic": 0}]
+
+
+@pytest.mark.parametrize("words, message", [
+    ("lexicon words=[idiot", '--scorer "lexicon words=[idiot": words: [idiot is not YAML: expected'),
+    ("lexicn", 'unknown scorer "lexicn". Did you mean "lexicon"?'),
+    ("lexicon word=[a]", 'scorer "lexicon" has no option "word". Did you mean "words"?')])
+def test_scorers_that_cannot_be_used_are_told_before_the_table_begins(script, rows, capsys, words, message):
+    assert script.main([f"{rows(GOOD)}:toxic", "--scorer", "profanity_check", "--scorer", words]) == 2
+    said = capsys.readouterr()
+    assert message in said.err and not said.out
+
+
+def test_all_files_are_read_before_the_table_begins(script, rows, tmp_path, capsys):
+    assert script.main([f"{rows(GOOD)}:toxic", str(tmp_path / "gone.jsonl")]) == 2
+    said = capsys.readouterr()
+    assert "gone.jsonl: no such file" in said.err and not said.out
 
 
 @pytest.fixture
