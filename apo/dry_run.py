@@ -68,6 +68,8 @@ def _data_size(config: Config) -> dict[str, str]:
     from apo.data.sources.base import sources
     try:
         size = sources.get(config.data.source)(config.data).size()
+    except ConfigError:
+        raise
     except UserError as error:
         raise ConfigError(str(error)) from error
     unknown = "unknown without the network" if config.data.source == "hub" else "unknown before it is read"

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any, Iterator
 
-from apo.errors import nearest
-from apo.schema import Config
+from apo.errors import UserError, nearest
+from apo.schema import Config, DataConfig
 
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup",
               "inverse_sqrt")
@@ -16,6 +16,11 @@ OPTIMISERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad",
 BUDGETS = ("num_tokens", "max_steps", "num_train_epochs")
 BYTES_AND_END = 257
 """Smallest vocabulary of a byte-level tokenizer: every byte, and the end-of-text token."""
+NEEDED = {"file": "your own text, data.path=mine.jsonl (JSONL, Parquet or CSV, also .gz), with a score in every row or "
+                  "scorer=my_module:my_function",
+          "hub": "the name of a dataset on the hub",
+          "text": "a folder, a pattern such as src/**/*.py, or a .txt"}
+"""What `data.path` is to be, of the sources that need one."""
 
 
 @dataclass(frozen=True)
@@ -123,15 +128,8 @@ def _training(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _data(config: Config) -> Iterator[tuple[str, str]]:
-    from apo.data.sources.base import sources
     data, conditional = config.data, config.data.conditional_training_config
-    if data.source not in sources:
-        yield "data.source", (f'no source "{data.source}".{nearest(data.source, sources)} '
-                              f"There are: {', '.join(sources)}")
-    if data.source in ("file", "hub") and not data.path:
-        yield "data.path", "missing: " + (
-            "your own text, data.path=mine.jsonl (JSONL, Parquet or CSV, also .gz), with a score in every row or "
-            "scorer=my_module:my_function" if data.source == "file" else "the name of a dataset on the hub")
+    yield from _source(data)
     if conditional.threshold is not None:
         tokens = (conditional.aligned_prefix, conditional.misaligned_prefix)
         if not all(tokens) or tokens[0] == tokens[1]:
@@ -142,6 +140,21 @@ def _data(config: Config) -> Iterator[tuple[str, str]]:
         yield "data.conditional_training_config.threshold", (
             f"missing: a number or {{percentile: 50}}; without it the model never sees "
             f"evaluation.prefix={config.evaluation.prefix!r}")
+
+
+def _source(data: DataConfig) -> Iterator[tuple[str, str]]:
+    """Built to hear what it has to say of its options: a source opens nothing before it is asked for documents."""
+    from apo.data.sources.base import sources
+    if data.source not in sources:
+        yield "data.source", (f'no source "{data.source}".{nearest(data.source, sources)} '
+                              f"There are: {', '.join(sources)}")
+    elif data.source in NEEDED and not data.path:
+        yield "data.path", f"missing: {NEEDED[data.source]}"
+    else:
+        try:
+            sources.get(data.source)(data)
+        except UserError as error:
+            yield from (("data.source", text) for text in getattr(error, "problems", [str(error)]))
 
 
 def _model(config: Config) -> Iterator[tuple[str, str]]:

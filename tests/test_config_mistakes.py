@@ -5,6 +5,7 @@ import re
 import pytest
 
 from apo.config import load_config
+from apo.data.sources.base import sources
 from apo.errors import ConfigError
 
 PEP8 = ("task=pep8", "method=mle")
@@ -50,6 +51,7 @@ def test_a_misspelt_key_in_a_file_names_the_file(tmp_path):
     ("data.eval_fraction=1", "must be at least 0 and below 1, got 1"),
     ("data.source=stdlb", 'no source "stdlb". Did you mean "stdlib"?'),
     ("data.source=file", "data.path: missing: your own text, data.path=mine.jsonl"),
+    ("data.source=text", "data.path: missing: a folder, a pattern"),
     ("data.segment_by=paragraph", "expected document or line or sentence, got 'paragraph'"),
     ("model=hub", "model.name: missing: a name on the hub"),
     ("model=hubb", 'unknown model "hubb" (command line). Did you mean "hub"?'),
@@ -111,6 +113,19 @@ def test_without_task_and_method_they_are_listed():
 def test_custom_with_nothing_else_says_what_it_needs():
     [problem] = problems("task=custom", "method=mle")
     assert "data.path" in problem and "scorer=" in problem
+
+
+def test_what_a_source_says_of_its_options_stands_among_the_other_mistakes(monkeypatch):
+    found = problems("task=toxicity", "method=mle", "data.path=mine.jsonl", "training.learnig_rate=1")
+    assert len(found) == 2 and found[1].startswith(
+        "data.source: synthetic_toxicity makes its own text; to read mine.jsonl add data.source=file")
+
+    class Choosy:
+        def __init__(self, data):
+            raise ConfigError(["no verse", "no rhyme"])
+    monkeypatch.setitem(sources._classes, "choosy", Choosy)
+    assert problems(*PEP8, "data.source=choosy") == [
+        "data.source: no verse (command line)", "data.source: no rhyme (command line)"]
 
 
 def test_conditional_training_needs_its_tokens():

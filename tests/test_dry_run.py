@@ -4,6 +4,7 @@ import pytest
 
 from apo.config import load_config
 from apo.dry_run import dry_run, facts
+from apo.errors import ConfigError
 
 METHODS = ("mle", "filtering", "conditional", "unlikelihood", "awr", "rwr")
 
@@ -32,6 +33,14 @@ def test_a_fresh_model_is_known_whole(capsys):
     found = facts(config)
     assert int(found["parameters"].replace(",", "")) == pytest.approx(100_000, rel=0.3)
     assert found["memory"].startswith("about") and found["training time"].startswith("about")
+
+
+def test_what_a_source_refuses_is_told_as_it_is():
+    config = load_config(["task=toxicity", "method=mle", "scale=smoke"])
+    config.data.path = "mine.jsonl"
+    with pytest.raises(ConfigError) as told:
+        facts(config)
+    assert len(told.value.problems) == 1 and told.value.problems[0].startswith("synthetic_toxicity makes its own text")
 
 
 def test_writes_nothing(tmp_path):

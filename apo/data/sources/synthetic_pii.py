@@ -64,7 +64,7 @@ class SyntheticPII(Source):
     def __init__(self, data: DataConfig):
         super().__init__(data)
         if data.path:
-            raise ConfigError(f"data.source=synthetic_pii makes its own text; to read {self} add data.source=file "
+            raise ConfigError(f"synthetic_pii makes its own text; to read {self} add data.source=file "
                               "(files of yours) or data.source=hub")
         self.seed = FIRST_SEED + data.synthetic.seed - 1
 

@@ -182,7 +182,7 @@ class SyntheticToxicity(Source):
     def __init__(self, data: DataConfig):
         super().__init__(data)
         if data.path:
-            raise ConfigError(f"data.source=synthetic_toxicity makes its own text; to read {self} add data.source=file "
+            raise ConfigError(f"synthetic_toxicity makes its own text; to read {self} add data.source=file "
                               "(files of yours) or data.source=hub")
 
     def documents(self) -> Iterator[Document]:
