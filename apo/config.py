@@ -20,7 +20,7 @@ from apo.errors import ConfigError, UserError, nearest
 from apo.identity import config_hash, leaves, option_class, run_directory, to_dict, to_yaml
 from apo.ranges import BUDGETS, disagreements, settled
 from apo.schema import Config
-from apo.settings import Reader, Setting, batches, jobs, missing_groups
+from apo.settings import Reader, Setting, batches, jobs, missing_groups, said_of_missing
 
 __all__ = ["Plan", "config_from_file", "config_hash", "enter_hydra", "load_config", "make_plan", "override",
            "run_directory", "to_dict", "to_yaml"]
@@ -121,9 +121,10 @@ def make_plan(request: Request) -> Plan:
     settings = reader.settings(arguments, request.multirun or "sweep" in request.modes, folders)
     if plugins:
         settings.append(Setting("plugins", (f"[{','.join(quoted(name) for name in plugins)}]",)))
-    missing = list(missing_groups(settings, folders))
+    missing = missing_groups(settings)
     if missing or reader.unknown_groups:
-        raise ConfigError(dict.fromkeys(reader.problems + missing + checked_alone(settings)))
+        said = said_of_missing(missing, reader.unread, folders)
+        raise ConfigError(dict.fromkeys(reader.problems + said + checked_alone(settings)))
     return _planned(settings, request, folders, reader.problems)
 
 

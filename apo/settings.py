@@ -93,6 +93,8 @@ class Reader:
     plugins: list[str] = field(default_factory=list)
     unknown_groups: bool = False
     """Nothing can be composed."""
+    unread: set[str] = field(default_factory=set)
+    """Groups whose file is not there or says nothing: what it would have chosen nobody can name."""
 
     # ---- files -------------------------------------------------------------------------------------------------------
 
@@ -118,19 +120,13 @@ class Reader:
         hint = "one at a time, please" if "," in name else nearest(name, known).strip()
         self.problems.append(f'unknown experiment "{name}": {hint or "--list shows them"}')
         self.unknown_groups = True
+        self.unread.add(EXPERIMENT)
         return None
 
     def file(self, group: str, name: str) -> list[Argument]:
-        if "," in name and not Path(name).exists():
-            self.problems.append(f"{group}: files cannot be swept over, run them one by one: {name}")
-            return []
-        try:
-            tree = self.load(Path(name))
-        except ConfigError as error:
-            self.problems += error.problems
-            return []
-        if not isinstance(tree, dict):
-            self.problems.append(f"{name}: expected options (training:, data:, ...), got {type(tree).__name__}")
+        tree = self.tree(group, name)
+        if tree is None:
+            self.unread.add(group)
             return []
         plugins = tree.pop("plugins", None) or []
         self.plugins += names_in(plugins) if isinstance(plugins, str) else [str(plugin) for plugin in plugins]
@@ -142,6 +138,20 @@ class Reader:
         elif group not in tree and group != EXPERIMENT:
             self.problems.append(f"{name}: does not say which {group} it builds on: add a line `{group}: NAME`")
         return [Argument(f"{path}={spelled(value)}", name) for path, value in leaves(tree)]
+
+    def tree(self, group: str, name: str) -> dict[str, Any] | None:
+        if "," in name and not Path(name).exists():
+            self.problems.append(f"{group}: files cannot be swept over, run them one by one: {name}")
+            return None
+        try:
+            tree = self.load(Path(name))
+        except ConfigError as error:
+            self.problems += error.problems
+            return None
+        if not isinstance(tree, dict):
+            self.problems.append(f"{name}: expected options (training:, data:, ...), got {type(tree).__name__}")
+            return None
+        return tree
 
     # ---- settings ----------------------------------------------------------------------------------------------------
 
@@ -242,10 +252,14 @@ def _spent_otherwise(settings: list[Setting]) -> Iterator[Setting]:
         yield from (Setting(path, ("null",)) for path in sorted(paths - set(written)))
 
 
-def missing_groups(settings: list[Setting], folders: list[Path]) -> Iterator[str]:
-    for group in REQUIRED:
-        if not any(setting.key == group for setting in settings):
-            yield f"no {group} chosen: --{group} with one of {', '.join(found(group, folders))}"
+def missing_groups(settings: list[Setting]) -> list[str]:
+    return [group for group in REQUIRED if not any(setting.key == group for setting in settings)]
+
+
+def said_of_missing(groups: list[str], unread: set[str], folders: list[Path]) -> list[str]:
+    """Nothing of a group whose own file, or whose experiment, could not be read: that has been said."""
+    return [f"no {group} chosen: --{group} with one of {', '.join(found(group, folders))}"
+            for group in groups if not unread & {group, EXPERIMENT}]
 
 
 # ---- jobs ------------------------------------------------------------------------------------------------------------

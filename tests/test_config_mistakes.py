@@ -110,6 +110,18 @@ def test_without_task_and_method_they_are_listed():
     assert "custom" in first and "pep8" in first and "conditional" in second
 
 
+@pytest.mark.parametrize("given, said", [
+    ("experiment=phf_pii_condtional", 'unknown experiment "phf_pii_condtional": Did you mean "phf_pii_conditional"?'),
+    ("experiment=gibberish", 'unknown experiment "gibberish": --list shows them'),
+    ("experiment=nowhere/e.yaml", "nowhere/e.yaml: there is no such file"),
+    ("task=nowhere/mine.yml method=mle", "nowhere/mine.yml: there is no such file")])
+def test_a_file_that_is_not_found_is_not_also_said_to_choose_nothing(given, said):
+    """Task and method would have stood in it."""
+    assert problems(*given.split(" ")) == [said]
+    assert problems(*given.split(" "), "training.learnig_rate=1")[1:] == [
+        'training.learnig_rate: no such option. Did you mean "training.learning_rate"? (command line)']
+
+
 def test_custom_with_nothing_else_says_what_it_needs():
     [problem] = problems("task=custom", "method=mle")
     assert "data.path" in problem and "scorer=" in problem
