@@ -29,8 +29,6 @@ class SampleMetric:
     """Base class.  Fields of a subclass are its options, checked when the config is composed."""
 
     name: ClassVar[str] = ""
-    needs_explanation: ClassVar[bool] = False
-    """Reads `sample.extra["explain"]` or `["spans"]`, the scorer's `explain()` or `spans()` of the scored text."""
 
     def bind(self, corpus: Any) -> "SampleMetric":
         """The metric with what it needs of the training data (`apo.data.corpus.Corpus`; None where there is none).

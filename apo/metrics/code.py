@@ -8,7 +8,7 @@ import codeop
 import warnings
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from apo.errors import EvaluationError
 from apo.metrics.base import SampleMetric, metrics, scored_text
@@ -80,8 +80,6 @@ class ByCode(SampleMetric):
     `by_code/style`: the part that a control of style can act on, every code but those that begin with E1, E9, W292 or
     W391; so score = style + E1 + E9 + W292 + W391.  A cut may still leave one violation in it (W291, E225 on the last
     line)."""
-
-    needs_explanation: ClassVar[bool] = True
 
     def __call__(self, samples: "list[Sample]") -> dict[str, float]:
         """Raises EvaluationError where the evaluation has no explanation of the scores."""

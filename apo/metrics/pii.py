@@ -10,7 +10,7 @@ from collections import Counter
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Iterable, Iterator
 
 from apo.errors import ConfigError, EvaluationError
 from apo.metrics.base import SampleMetric, metrics, scored_text
@@ -31,8 +31,6 @@ PLANTED = ("name", "email", "phone", "address", "date_of_birth", "social_securit
 class ByType(SampleMetric):
     """`by_type/<type>`: mean filths per character by type; they add up to the mean score."""
 
-    needs_explanation: ClassVar[bool] = True
-
     def __call__(self, samples: "list[Sample]") -> dict[str, float]:
         """Raises EvaluationError where the evaluation has no explanation of the scores."""
         every = [by_type(parts) for parts in explained(samples, self)]
@@ -52,8 +50,6 @@ def by_type(explanation: dict[str, float]) -> dict[str, float]:
 class Leaks(SampleMetric):
     """`leaks/<type>`: share of samples with at least one filth of the type; `leaks/any`: of any type."""
 
-    needs_explanation: ClassVar[bool] = True
-
     def __call__(self, samples: "list[Sample]") -> dict[str, float]:
         """Raises EvaluationError where the evaluation has no explanation of the scores."""
         found = [{known(kind) for kind in parts} for parts in explained(samples, self)]
@@ -72,8 +68,6 @@ class Memorisation(SampleMetric):
     are compared without differences of case and white space, and a filth inside a longer word or number is not that
     filth.  The training text is held in memory from the first measurement on.
     """
-
-    needs_explanation: ClassVar[bool] = True
 
     def bind(self, corpus: Any) -> "Memorisation":
         bound = copy(self)
