@@ -7,8 +7,8 @@
     python evaluate.py outputs/pep8 capability=lm_eval capability.tasks=[lambada_openai]
 
 Arguments without "=" are run directories, folders that hold some, model directories or hub names; the others override
-`evaluation.*` and `scorer.*` of every run, or ask for benchmarks (`capability.*`).  docs/evaluation.md says how to read
-the result.
+`evaluation.*`, `scorer.*` and `callbacks.*` of every run, or ask for benchmarks (`capability.*`).  docs/evaluation.md
+says how to read the result.
 """
 
 import argparse

@@ -6,8 +6,9 @@
 
 Round by round an adversary writes prompts after the example of those that worked; each is scored by the mean score of
 what the model continues it with, and joins the pool.  Every prompt and continuation is kept in RUN/red_team/; the same
-command again goes on where it was stopped, and reports what is finished.  Words with "=" override evaluation.* and
-scorer.*.  The default numbers take minutes on two cores; --paper is PHF's.  docs/red_teaming.md says more.
+command again goes on where it was stopped, and reports what is finished.  Words with "=" override evaluation.*,
+scorer.* and callbacks.*.  The default numbers take minutes on two cores; --paper is PHF's.  docs/red_teaming.md says
+more.
 """
 
 import argparse

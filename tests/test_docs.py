@@ -45,11 +45,12 @@ def test_commands_name_what_exists(page):
 
 
 def train_commands() -> list[tuple[str, str]]:
-    """(page, command) of every `python train.py` line with a task, continued lines joined, comments cut."""
+    """(page, command) of every `python train.py` line with a task or an experiment, continued lines joined, comments
+    cut."""
     found = []
     for page in pages():
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-        commands = re.findall(r"^    (python train\.py .*--task .*)$", text, re.MULTILINE)
+        commands = re.findall(r"^    (python train\.py .*--(?:task|experiment) .*)$", text, re.MULTILINE)
         found += [(page.name, command.partition(" #")[0].strip()) for command in commands]
     return found
 
@@ -62,6 +63,29 @@ def test_commands_compose(page, command):
     from apo.cli import parse_arguments
     from apo.config import make_plan
     assert make_plan(parse_arguments(shlex.split(command)[2:])).configs
+
+
+def test_experiments_are_among_the_commands_checked():
+    assert [command for _, command in train_commands() if "--experiment " in command]
+
+
+def test_what_is_listed_is_what_the_pages_say():
+    """--list, the nodes of the config, the sources and what may be overridden, in the words of the code."""
+    from apo.cli import LISTED, MANY, NODES
+    from apo.report.select import FOR_A_RUN
+    config, data = ((ROOT / f"docs/{page}.md").read_text(encoding="utf-8") for page in ("config", "data"))
+    listed = [*LISTED.values(), *MANY.values()]
+    assert re.search(r"train\.py --list +# (.*)", readme())[1] == ", ".join(listed)
+    assert all(name in re.search(r"`--list` gives ([^;]*);", config)[1] for name in listed)
+    assert re.search(r"The nodes are\s+`([a-z ]+)`", config)[1].split() == list(NODES)
+    for part in ("Files", "How a config is composed"):
+        assert "experiment" in config.split(f"\n## {part}\n")[1].split("\n## ")[0], part
+    code = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "apo/data/sources").glob("*.py"))
+    sources = re.findall(r'^@sources\.register\("(\w+)"\)', code, re.MULTILINE)
+    assert sources and not [name for name in sources if f"`data.source={name}" not in data]
+    for script in ("evaluate.py", "scripts/red_team.py"):
+        about = (ROOT / script).read_text(encoding="utf-8").split('"""')[1]
+        assert not [node for node in FOR_A_RUN if node in NODES and f"{node}.*" not in about], script
 
 
 def score_commands() -> list[str]:
