@@ -43,13 +43,16 @@ class Cache:
     def path(self, kind: str, key: dict) -> Path:
         return self.root / kind / digest(key)[:16]
 
+    def has(self, kind: str, key: dict) -> bool:
+        return (self.path(kind, key) / KEY_FILE).exists()
+
     def get(self, kind: str, key: dict, build: Callable[[Path], None]) -> Path:
         """The folder made by `build(empty folder)` for this key, built now unless it is there.
 
         Raises RunError where the cache cannot be written; what `build` raises passes through and leaves no entry.
         """
         entry = self.path(kind, key)
-        if (entry / KEY_FILE).exists():
+        if self.has(kind, key):
             return entry
         try:
             entry.parent.mkdir(parents=True, exist_ok=True)

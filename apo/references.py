@@ -21,9 +21,9 @@ from apo.data.collate import Batch
 from apo.data.sources.base import Source, lines
 from apo.data.store import token_ids
 from apo.data.tokenizer import single_id, tokenizer_fingerprint
-from apo.errors import EvaluationError
+from apo.errors import EvaluationError, ModelError
 from apo.models.fingerprint import model_fingerprint
-from apo.models.load import load_trained
+from apo.models.load import find_model, load_trained
 from apo.rollouts.completions_server import Completion, CompletionsServer
 from apo.rollouts.generate import Continuation, end_token_ids, evaluating, generate
 from apo.schema import GenerationConfig
@@ -34,7 +34,7 @@ FORMAT = 1
 AT_ONCE = 64
 """Texts asked of a server between two looks for signals."""
 LOCAL = ("localhost", "127.0.0.1", "::1")
-TEXTS, TOKENIZER = "texts.jsonl", "tokenizer.json"
+KIND, TEXTS, TOKENIZER = "references", "texts.jsonl", "tokenizer.json"
 
 
 @dataclass(slots=True)
@@ -203,6 +203,17 @@ class Drawn:
             self.tokenizer["special"].get(str(token)) == ours["special"].get(str(token)) for token in used)
 
 
+def find(reference: Reference, draw: Draw, cache) -> None:
+    """Raises ModelError where a model is not there, unless its texts are: then it is not needed any more.  Whether a
+    server answers is known when it is asked.  `cache`: as below."""
+    try:
+        if isinstance(reference, ModelReference):
+            find_model(reference.name, reference.revision)
+    except ModelError:
+        if not cache.has(KIND, {**reference.key(), **draw.key()}):
+            raise
+
+
 def drawn(reference: Reference, draw: Draw, cache, device, progress) -> Drawn:
     """The reference's texts, from the cache or drawn now.  `cache`: `apo.cache.Cache`."""
 
@@ -211,7 +222,7 @@ def drawn(reference: Reference, draw: Draw, cache, device, progress) -> Drawn:
         (folder / TEXTS).write_text("".join(json.dumps(asdict(text)) + "\n" for text in texts), encoding="utf-8")
         (folder / TOKENIZER).write_text(json.dumps(reference.tokenizer()), encoding="utf-8")
 
-    folder = cache.get("references", {**reference.key(), **draw.key()}, build)
+    folder = cache.get(KIND, {**reference.key(), **draw.key()}, build)
     try:
         texts = [Text(**json.loads(line)) for line in (folder / TEXTS).read_text(encoding="utf-8").splitlines()]
         return Drawn(texts, json.loads((folder / TOKENIZER).read_text(encoding="utf-8")))

@@ -50,7 +50,8 @@ class Callback(ABC):
     """Depends on the model and not on its training: `evaluate.py` measures it as well."""
 
     def bind(self, context: Context) -> "Callback":
-        """A copy that knows its run.  Cheap: what takes time waits for the first measurement."""
+        """A copy that knows its run; before anything is sampled or trained, so what it cannot do without is asked for
+        here.  Cheap: what takes time waits for the first measurement."""
         bound = copy(self)
         bound.context = context
         return bound

@@ -18,20 +18,22 @@ the last two.  See docs/evaluation.md.
 
 import math
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Callable
 
 from apo.callbacks.base import Callback, Checked, Context, Measurement, callbacks
 from apo.console import progress
-from apo.errors import ConfigError, EvaluationError, nearest
+from apo.errors import ConfigError, EvaluationError, ModelError, nearest
 from apo.lazy import Lazy
 
 if TYPE_CHECKING:
-    from apo.references import Drawn, Reference
+    from apo.references import Draw, Drawn, Reference
 
 references = Lazy("apo.references")
 
 GENERATOR = "generator"
+MODELS = "a run directory, a model directory or a hub name"
 
 
 @dataclass
@@ -124,13 +126,30 @@ class KL(Callback):
 
     def bind(self, context: Context) -> "KL":
         if GENERATOR in self.named() and context.corpus.source.generator is None:
-            raise EvaluationError(f"callbacks.kl: nothing knows the distribution of {context.corpus.source}, which was "
-                                  "found and not generated: name a model with callbacks.kl.reference=")
+            raise ConfigError(f"callbacks.kl.reference: nothing knows the distribution of {context.corpus.source}, "
+                              f"which was found and not generated; set it to {MODELS}")
+        for name, options in self.named().items():
+            with self.naming(name):
+                references.find(self.make(name, options, context), self.draw(context), context.cache)
         return super().bind(context)
 
+    @contextmanager
+    def naming(self, name: str):
+        """What is wrong with the model of a reference, as a ConfigError that says which option names it."""
+        try:
+            yield
+        except ModelError as error:
+            option = f"references.{name}.model" if name in self.references else "reference"
+            raise ConfigError(f"callbacks.kl.{option}={self.named()[name].model}: {error}; set it to {MODELS}, or "
+                              f"callbacks.kl.reference={GENERATOR} where the corpus has one") from error
+
     def depends_on(self, context: Context) -> dict[str, Any]:
-        return {name: self.make(name, options, context).key() for name, options in self.named().items()
-                if options.model}
+        found = {}
+        for name, options in self.named().items():
+            if options.model:
+                with self.naming(name):
+                    found[name] = self.make(name, options, context).key()
+        return found
 
     def make(self, name: str, options: ReferenceOptions, context: Context) -> "Reference":
         if options.url:
@@ -140,14 +159,16 @@ class KL(Callback):
             return references.ModelReference(options.model, options.revision, options.prefix)
         return references.GeneratorReference(context.corpus.source)
 
+    def draw(self, context: Context) -> "Draw":
+        return references.Draw(self.num_samples, self.max_tokens, self.seed, context.config.evaluation.batch_size)
+
     def measure(self, policy, step: int, max_steps: int, check: Callable[[], None]) -> Measurement:
         metrics: dict[str, float] = {}
         for name, options in self.named().items():
             reference = self.make(name, options, self.context)
-            draw = references.Draw(self.num_samples, self.max_tokens, self.seed,
-                                   self.context.config.evaluation.batch_size)
             with progress(f"drawing from {name}", self.num_samples) as bar:
-                drawn = references.drawn(reference, draw, self.context.cache, policy.device, Checked(bar, check))
+                drawn = references.drawn(reference, self.draw(self.context), self.context.cache, policy.device,
+                                         Checked(bar, check))
             check()
             metrics |= self.compare(name, reference, drawn, policy, check)
         return Measurement(metrics)

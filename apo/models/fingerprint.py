@@ -10,11 +10,16 @@ WEIGHTS = ("*.safetensors", "*.bin", "config.json", "tokenizer.json")
 
 
 def model_fingerprint(model: str, revision: str | None = None) -> str:
-    """sha256 of the files that make the model; for a hub model its commit, as far as it is known without network."""
+    """sha256 of the files that make the model; for a hub model its commit, as far as it is known without network.
+
+    Raises ModelError for what can be neither."""
     if Path(model).is_dir():
         return file_digest(path for pattern in WEIGHTS for path in sorted(Path(model).glob(pattern)))
-    from huggingface_hub import try_to_load_from_cache
-    cached = try_to_load_from_cache(model, "config.json", revision=revision)
+    from huggingface_hub import errors, try_to_load_from_cache
+    try:
+        cached = try_to_load_from_cache(model, "config.json", revision=revision)
+    except errors.HFValidationError:
+        raise ModelError(f"{model} is neither a directory nor the name of a model of the hub") from None
     return f"{model}@{Path(cached).parent.name if isinstance(cached, str) else revision or 'main'}"
 
 

@@ -79,6 +79,12 @@ def load_trained(directory: str | Path, revision: str | None = None, trust_remot
     return policy.eval(), tokenizer
 
 
+def find_model(name: str, revision: str | None = None) -> None:
+    """Reads its config and no weights: whether there is such a model, told before it is needed.  Raises ModelError."""
+    from transformers import AutoConfig
+    _from_hub(AutoConfig, name, revision=revision)
+
+
 def _model_config(AutoConfig, config: ModelConfig, tokenizer, vocab_size: int, block_size: int):
     if config.name is None:
         model_config = _fresh_config(AutoConfig, config, _token_ids(tokenizer, vocab_size), block_size)

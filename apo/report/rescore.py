@@ -73,6 +73,7 @@ class Rescorer:
         config, corpus = run.config, self.corpus(run)
         policy, tokenizer = load_model(run)
         judges, scenarios = Judges.of(config, corpus), {}
+        bound = self.callbacks(run, corpus, tokenizer)
         for name, scenario in config.evaluation.scenarios.items():
             scenario = as_trained(scenario, config)
             with progress(f"{run.method} seed {run.seed}, {name}", scenario.num_samples) as bar:
@@ -83,19 +84,16 @@ class Rescorer:
             scenarios[name] = summary(name, scenario, result)
         return {"kind": judges.scorer.kind, "scenarios": scenarios,
                 "heldout": self.heldout(run, corpus, policy, tokenizer),
-                "measured": self.measurements(run, corpus, policy, tokenizer),
+                "measured": measurements(bound, policy),
                 "parameters": sum(weight.numel() for weight in policy.model.parameters())}
 
-    def measurements(self, run: Run, corpus: Any, policy: Any, tokenizer: Any) -> dict[str, float]:
-        """What the config's callbacks say of the model alone."""
+    def callbacks(self, run: Run, corpus: Any, tokenizer: Any) -> list[Any]:
+        """Those of the config that look at the model alone, bound.  Raises UserError where one cannot be measured."""
         from apo.callbacks.base import Context, callbacks
-        config, found = run.config, {}
-        for name, options in config.callbacks.items():
-            callback = callbacks.get(name)(**options)
-            if callback.of_model:
-                context = Context(config, tokenizer, corpus, scorer_of(config), cache_of(config))
-                found |= callback.bind(context).measure(policy, 0, 0, lambda: None).metrics
-        return found
+        config = run.config
+        made = [callbacks.get(name)(**options) for name, options in config.callbacks.items()]
+        context = Context(config, tokenizer, corpus, scorer_of(config), cache_of(config))
+        return [callback.bind(context) for callback in made if callback.of_model]
 
     def heldout(self, run: Run, corpus: Any, policy: Any, tokenizer: Any) -> dict[str, float]:
         """bits_per_byte and bits_per_byte_clean on held-out text; {} where it is switched off."""
@@ -122,6 +120,13 @@ class Rescorer:
                                   "held-out text may have been trained on. Restore them, or accept it: "
                                   f"--allow {DATA}")
         return corpus
+
+
+def measurements(callbacks: list[Any], policy: Any) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for callback in callbacks:
+        found |= callback.measure(policy, 0, 0, lambda: None).metrics
+    return found
 
 
 def depends_on(config: Config) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from apo.callbacks.base import Context
 from apo.callbacks.kl import KL, slug
 from apo.data.sources.base import Document, Generated
 from apo.data.tokenizer import add_control_tokens
-from apo.errors import ConfigError, EvaluationError
+from apo.errors import ConfigError, EvaluationError, ModelError
 from apo.launch import main
 from apo.models.policy import Policy
 from apo.references import Layout, Row, Text, log_probs
@@ -257,8 +257,34 @@ def test_broken_characters_are_left_out_and_counted(unigram, measure, completion
 
 
 def test_no_generator_is_said_before_anything_is_trained(unigram, measure):
-    with pytest.raises(EvaluationError, match="callbacks.kl.reference="):
+    with pytest.raises(ConfigError, match="callbacks.kl.reference: nothing knows the distribution of .*; set it to a"):
         measure(unigram(DATA))
+
+
+@pytest.mark.parametrize("options, option", [
+    ({"reference": "nothing"}, "callbacks.kl.reference=nothing: "),
+    ({"references": {"x": {"model": "./nothing"}}}, "callbacks.kl.references.x.model=./nothing: ")])
+def test_a_reference_that_is_not_there_is_said_when_it_is_bound(tmp_path, byte_tokenizer, options, option):
+    context = Context(Config(), byte_tokenizer, SimpleNamespace(source=SimpleNamespace(generator=None)), None,
+                      Cache(tmp_path / "cache"))
+    with pytest.raises(ConfigError) as told:
+        KL(**options).bind(context)
+    [problem] = told.value.problems
+    assert problem.startswith(option) and "set it to a run directory, a model directory or a hub name" in problem
+
+
+def test_a_reference_is_not_needed_once_its_texts_are_drawn(tiny_llama, saved, measure, monkeypatch):
+    """As with a cache that was carried to a machine without the model."""
+    model = tiny_llama(vocab_size=257)
+    options = {"reference": saved("drawn", model), "num_samples": 4, "max_tokens": 4}
+    found = measure(model, **options)
+
+    def gone(*_):
+        raise ModelError("gone")
+    monkeypatch.setattr("apo.references.find_model", gone)
+    assert measure(model, **options) == found
+    with pytest.raises(ConfigError, match="callbacks.kl.reference=.*drawn: gone; set it to"):
+        measure(model, **options | {"seed": 1})
 
 
 @pytest.mark.parametrize("options, words", [
@@ -277,6 +303,14 @@ def test_what_the_options_do_not_allow(options, words):
 def test_a_reference_has_a_short_name(name, word):
     assert slug(name) == word
     assert list(KL(reference=name).named()) == [word]
+
+
+def test_a_reference_that_is_not_there_stops_a_run_before_it_samples(tmp_path, capsys):
+    assert main(["--task", "pep8", "--method", "mle", "--scale", "smoke", "--output-dir", str(tmp_path / "out"),
+                 "training.max_steps=1", "callbacks.kl.reference=nothing"]) == 2
+    (run,) = (tmp_path / "out/pep8/mle").iterdir()
+    assert "callbacks.kl.reference=nothing: nothing cannot be loaded" in capsys.readouterr().err
+    assert not list(run.glob("samples/*")) and not list(run.glob("metrics.jsonl"))
 
 
 def test_while_training_and_by_evaluate(tmp_path, monkeypatch, capsys, unigram, saved):

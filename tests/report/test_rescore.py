@@ -2,12 +2,13 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from apo.cli import found
 from apo.data.records import Sample
-from apo.errors import EvaluationError
+from apo.errors import ConfigError, EvaluationError
 from apo.report.rescore import Rescorer, file_digest, summary
 from apo.report.select import select
 
@@ -107,6 +108,23 @@ def test_a_second_look_has_files_of_its_own(run, measured):
     assert len(measured) == 2
     assert sorted(path.name for path in run.directory.glob("evaluation*")) == ["evaluation-prefix=-bad.json",
                                                                               "evaluation.json"]
+
+
+def test_a_reference_of_a_name_that_no_model_can_have_is_named_by_its_option(run):
+    run.config.callbacks = {"kl": {"reference": "outputs/pep8/mle/gone"}}
+    with pytest.raises(ConfigError, match=r"callbacks.kl.reference=outputs/\S+: outputs/\S+ is neither a directory"):
+        Rescorer().settings(run)
+
+
+def test_callbacks_are_bound_before_anything_is_sampled(run, monkeypatch, byte_tokenizer):
+    run.config.callbacks = {"kl": {"reference": "nothing"}}
+    sampled, source = [], SimpleNamespace(generator=None)
+    monkeypatch.setattr("apo.report.rescore.load_model", lambda run: (None, byte_tokenizer))
+    monkeypatch.setattr(Rescorer, "corpus", lambda self, run: SimpleNamespace(prompts={}, source=source))
+    monkeypatch.setattr("apo.evaluation.run_scenario", lambda name, *_, **__: sampled.append(name))
+    with pytest.raises(ConfigError, match="callbacks.kl.reference=nothing: "):
+        Rescorer().measure(run)
+    assert not sampled
 
 
 def test_prompts_are_numbered_in_the_order_they_come(make_run):
