@@ -59,22 +59,35 @@ def scenario_table(comparison: Comparison, scenario: str) -> Table:
     header = ["method", "seeds", f"{comparison.kind} [{percent}]"]
     if comparison.baseline:
         header += [f"- {comparison.baseline} [{percent}]", "p"]
+    heldout = heldout_columns(comparison, scenario)
     split, rows = len(header), []
     for row in comparison.scenarios[scenario]:
         method = comparison.method(row.label)
         cells = [row.label, str(len(method.runs)), interval_in_words(row.score)]
         cells += difference_in_words(row.difference) if comparison.baseline else []
+        cells += [mean_in_words(method.metric(scenario, name), "{:.3g}") for name in heldout.values()]
         rows.append(cells + [mean_in_words(method.metric(scenario, name), how) for name, (_, how) in present.items()])
     count = len(comparison.methods[0].evaluations[0]["scenarios"][scenario]["scores"])
     return Table(f"{comparison.task}, {scenario}: {count} samples a run, {better} is better",
-                 header + [title for title, _ in present.values()], rows, scenario_notes(comparison, scenario),
-                 split if present else None)
+                 header + [*heldout, *(title for title, _ in present.values())], rows,
+                 scenario_notes(comparison, scenario, list(heldout)), split if heldout or present else None)
 
 
-def scenario_notes(comparison: Comparison, scenario: str) -> list[str]:
+def heldout_columns(comparison: Comparison, scenario: str) -> dict[str, str]:
+    """Title -> metric of every held-out scorer (`evaluation.heldout_scorers`) that judged some method's samples; one
+    that rewards says so in the title."""
+    names = dict.fromkeys(name for method in comparison.methods for run in method.runs
+                          for name in run.config.evaluation.heldout_scorers)
+    columns = {f"{name} {kind}": f"{name}/{kind}" for name in names for kind in ("score", "reward")}
+    return {title: metric for title, metric in columns.items()
+            if any(method.metric(scenario, metric) for method in comparison.methods)}
+
+
+def scenario_notes(comparison: Comparison, scenario: str, heldout: list[str]) -> list[str]:
+    note = [f"{', '.join(heldout)}: means by scorers that nothing was trained on or chosen by."] if heldout else []
     if comparison.baseline is None:
-        return []
-    return [verdict(comparison, comparison.scenarios[scenario]), basis(comparison.scenarios[scenario])]
+        return note
+    return [verdict(comparison, comparison.scenarios[scenario]), basis(comparison.scenarios[scenario]), *note]
 
 
 def verdict(comparison: Comparison, rows: list[ScenarioRow]) -> str:
@@ -155,7 +168,10 @@ def cost_table(comparison: Comparison) -> Table:
             for method in comparison.methods]
     header = ["method", "bits per byte", "bits per byte, clean", *(f"KL({name})" for name in divergences),
               "training tokens", "weights"]
-    notes = ["Bits per byte of held-out text, lower is better; clean: segments with a score of 0 or less."]
+    # One for all runs, unless a difference was allowed.
+    clean = sorted({run.config.evaluation.clean_threshold for method in comparison.methods for run in method.runs})
+    notes = ["Bits per byte of held-out text, lower is better; clean: segments with a score of "
+             f"{' or '.join(f'{threshold:g}' for threshold in clean)} or less (evaluation.clean_threshold)."]
     if divergences:
         notes.append("KL(reference || model), nats per text, lower is better.")
     return Table("Capability and cost", header, rows, notes)

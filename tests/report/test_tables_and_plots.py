@@ -187,6 +187,31 @@ def test_a_kl_that_all_runs_have_is_a_column_and_the_axis(make_run, make_evaluat
     assert "bits per byte" in plots.draw(one).axes[0].get_xlabel()
 
 
+@pytest.mark.parametrize("threshold, said", [(0.0, "a score of 0 or less"), (5.6e-4, "a score of 0.00056 or less")])
+def test_what_counts_as_clean_is_said(make_run, make_evaluation, threshold, said):
+    run = make_run(edit=lambda config: setattr(config.evaluation, "clean_threshold", threshold))
+    assert f"clean: segments with {said}" in tables.cost_table(build([(run, make_evaluation())])).notes[0]
+
+
+def test_held_out_scorers_have_a_column_each(make_run, make_evaluation, comparison):
+    def judged(config):
+        config.evaluation.heldout_scorers = {"insults": {"name": "lexicon"}, "praise": {"name": "my:reward"}}
+    pairs = []
+    for method, scores in (("mle", (0.25, 0.125)), ("awr", (0.5, 0.0))):
+        for seed, score in enumerate(scores, 1):
+            evaluation = make_evaluation(seed=seed)
+            evaluation["scenarios"]["functions"]["metrics"] |= {"insults/score": score, "insults/num_hits": 1.0,
+                                                                "praise/reward": 2.0}
+            pairs.append((make_run(method, seed, edit=judged), evaluation))
+    table = tables.scenario_table(build(pairs), "functions")
+    first = table.header.index("p") + 1
+    assert table.header[first:first + 3] == ["insults score", "praise reward", "hits"] and table.split == first
+    assert [row[first:first + 2] for row in table.rows] == [["0.188", "2"], ["0.25", "2"]]
+    assert table.notes[-1].startswith("insults score, praise reward: means by scorers that nothing was trained on")
+    without = tables.scenario_table(comparison, "functions")
+    assert without.header[without.header.index("p") + 1] == "hits" and len(without.notes) == 2
+
+
 def test_an_untrained_model_does_not_flatten_the_curves(comparison):
     low, high = plots.draw(comparison).axes[1].get_ylim()
     assert 0 <= low < 0.012 and 0.03 < high < 0.04, "scores after step 0 lie in 0.012 ... 0.03, at step 0 at 0.5"
