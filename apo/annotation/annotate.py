@@ -66,11 +66,12 @@ def merge(request: Merge) -> None:
 
 
 def meta_of(job: Job) -> dict[str, Any]:
-    """What the result is a function of, and nothing else: no time, no place, no number of workers."""
+    """What the result is a function of: no time, no number of workers.  What only says where something lies is there to
+    be read and not to be compared (`output.differences`)."""
     scorer = job.scorer
     meta = {"format": FORMAT, "apo": apo.__version__, "command": job.command,
             "scorer": {"name": scorer.name, "kind": scorer.kind, "options": dataclasses.asdict(scorer),
-                       "fingerprint": scorer.fingerprint(), "code": scorer.code()},
+                       "places": scorer.places, "fingerprint": scorer.fingerprint(), "code": scorer.code()},
             "segmentation": segmentation(job.data.segment_by),
             "source": {"name": job.data.source, "fingerprint": job.source.fingerprint()},
             "input": str(job.source), "text_column": job.data.text_column, "max_documents": job.data.max_documents,

@@ -86,9 +86,14 @@ class Output:
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """What makes two annotations give different results, a line each; empty where nothing does."""
+    """What makes two annotations give different results, a line each; empty where nothing does.
+
+    Where a scorer's weights lie makes none: what lies there is in its `code`."""
+    places = {f"scorer.options.{name}" for meta in (there, here) for name in meta.get("scorer", {}).get("places", ())}
+    places.add("scorer.places")
+
     def unlike(without: tuple[str, ...]) -> list[str]:
-        a, b = (dict(leaves({key: value for key, value in meta.items() if key not in without}))
+        a, b = ({key: value for key, value in leaves(meta) if key not in places and key.split(".")[0] not in without}
                 for meta in (there, here))
         return [f"  - {key}: {a.get(key)} there, {b.get(key)} here"
                 for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)]

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -91,7 +93,7 @@ def test_phfs_columns_and_where_they_come_from(annotate, corpus, here, tmp_path)
         assert row["avg_score"] == sum(row["scores"]) / len(row["scores"]) and row["num_sents"] == len(row["texts"])
     meta = Output(tmp_path / "a.parquet").meta()
     scorer = make_scorer({"name": here})
-    assert meta["scorer"] == {"name": here, "kind": "score", "options": {"batched": None},
+    assert meta["scorer"] == {"name": here, "kind": "score", "options": {"batched": None}, "places": [],
                               "fingerprint": scorer.fingerprint(), "code": scorer.code()}
     assert meta["segmentation"].startswith("sentence (sentencex ") and meta["counts"]["rejected"] == 7
     assert meta["command"] == f"python scripts/score_dataset.py input={corpus} scorer={here} data.segment_by=sentence"
@@ -314,6 +316,51 @@ def test_the_beginning_of_another_annotation_is_refused_and_shown(annotate, corp
     assert files("a.jsonl") == files("b.jsonl")
 
 
+@pytest.fixture
+def weighed(tmp_path):
+    """`weighed("folder", 2)`: the words that choose a scorer whose weights lie in that folder."""
+    from apo.scorers.base import Scorer, scorers
+
+    @scorers.register("weighed")
+    @dataclass
+    class Weighed(Scorer):
+        """Characters, times what the file `weights` says."""
+
+        places = ("weights",)
+        weights: str = ""
+
+        def score(self, texts):
+            return [len(text) * float(Path(self.weights).read_text()) for text in texts]
+
+        def code(self):
+            return {"weights": Path(self.weights).read_text()}
+
+    def words(folder, weight):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "weights").write_text(str(weight))
+        return "scorer=weighed", f"scorer.weights={folder}/weights"
+    return words
+
+
+def test_the_same_weights_in_another_folder_are_the_same_scorer(annotate, corpus, weighed, tmp_path, monkeypatch,
+                                                                capsys):
+    here, there, other = weighed("here", 2), weighed("there", 2), weighed("other", 3)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stopped(patch, "fill", 5)
+        annotate(*here, f"input={corpus}", "output=a.jsonl")
+    with pytest.raises(RunError, match="beginning of another annotation.*") as told:
+        annotate(*other, f"input={corpus}", "output=a.jsonl")
+    assert "scorer.code.weights: 2 there, 3 here" in str(told.value) and "options" not in str(told.value)
+    annotate(*there, f"input={corpus}", "output=a.jsonl")
+    assert "going on from row" in capsys.readouterr().err
+    annotate(*here, f"input={corpus}", "output=a.jsonl")
+    assert "a.jsonl is finished; nothing to do" in capsys.readouterr().err
+    for number, words in ((1, here), (2, there)):
+        annotate(*words, f"input={corpus}", f"output=s{number}.jsonl", f"shard={number}/2")
+    annotate("merge=s1.jsonl,s2.jsonl", "output=merged.jsonl")
+    assert (tmp_path / "merged.jsonl").read_bytes() == (tmp_path / "a.jsonl").read_bytes()
+
+
 def test_a_part_that_is_gone_is_made_again(annotate, corpus, files, tmp_path, monkeypatch):
     annotate(f"input={corpus}", "output=whole.jsonl")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -392,8 +439,6 @@ def test_what_cannot_be_merged(annotate, corpus, here, tmp_path):
     (["task=pep8"], True, 3), (["task=pep8"], False, 1), (["task=pep8", "workers=2"], False, 2), ([], True, 1),
     (["workers=2"], False, 2), (["scorer=batcher"], True, 1), (["scorer=batcher", "workers=2"], True, 1)])
 def test_how_many_processes(corpus, here, monkeypatch, capsys, words, large, expected):
-    from dataclasses import dataclass
-
     from apo.scorers.base import Scorer, scorers
 
     @scorers.register("batcher")
