@@ -47,7 +47,7 @@ def facts(config: Config) -> dict[str, str]:
     lines = {
         "run directory": str(run_directory(config)),
         "documents": size["documents"],
-        "bytes of text": size["bytes"],
+        "bytes of files": size["bytes"],
         "tokens per step": f"{tokens_per_step:,} = {training.effective_batch_size} rows x {data.block_size} tokens",
         "optimiser steps": f"{steps:,}" if steps else "unknown: epochs need the data's size in tokens",
         "training tokens": f"{steps * tokens_per_step:,}" if steps else "unknown",
