@@ -84,7 +84,9 @@ def _shape(config: Config) -> tuple[Shape | None, str]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from apo.experiment import quieten
     from apo.models.load import model_shape, update_config
+    quieten()
     model = config.model
     try:
         if model.name is None:

@@ -59,7 +59,6 @@ class Parts:
 def train(config: Config) -> RunOutcome:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise RunError("started as one of several processes (WORLD_SIZE), which runs do not support yet: start one")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)   # at import it suggests a package that asks the hub
     run = RunDirectory(run_directory(config))
     with run.owned():
         if config.force:
@@ -95,9 +94,9 @@ def _end(run: RunDirectory, why: str) -> None:
 
 
 def _train_into(run: RunDirectory, config: Config, scorers: dict[str, Scorer], who: dict) -> None:
+    quieten()
     from apo.callbacks.loggers import make_loggers
     from apo.trainer import ScoredTextTrainer
-    quieten()
     reuse_freed_memory()
     say(f"run directory: {run.path}")
     write_atomic(run.config_file, to_yaml(config))
@@ -125,6 +124,7 @@ def _train_into(run: RunDirectory, config: Config, scorers: dict[str, Scorer], w
 def quieten() -> None:
     """Libraries that talk while they work: bars of their own inside ours, and hints that lead nowhere here."""
     from transformers.utils import logging as transformers_logging
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)   # at import it suggests a package that asks the hub
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
 
