@@ -84,8 +84,7 @@ def _shape(config: Config) -> tuple[Shape | None, str]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from apo.experiment import quieten
-    from apo.models.load import model_shape, update_config
+    from apo.models.load import model_shape, quieten, update_config
     quieten()
     model = config.model
     try:

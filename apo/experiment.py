@@ -5,7 +5,6 @@ again at any time: a finished run is reported, an unfinished one goes on from it
 """
 
 import json
-import logging
 import os
 import sys
 from dataclasses import dataclass, replace
@@ -94,6 +93,7 @@ def _end(run: RunDirectory, why: str) -> None:
 
 
 def _train_into(run: RunDirectory, config: Config, scorers: dict[str, Scorer], who: dict) -> None:
+    from apo.models.load import quieten
     quieten()
     from apo.callbacks.loggers import make_loggers
     from apo.trainer import ScoredTextTrainer
@@ -119,14 +119,6 @@ def _train_into(run: RunDirectory, config: Config, scorers: dict[str, Scorer], w
         for logger in loggers:
             logger.close()
     finish(run, parts.steps)
-
-
-def quieten() -> None:
-    """Libraries that talk while they work: bars of their own inside ours, and hints that lead nowhere here."""
-    from transformers.utils import logging as transformers_logging
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)   # at import it suggests a package that asks the hub
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
 
 
 def generation_callback(config: Config, parts: Parts):

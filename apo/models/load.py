@@ -4,6 +4,7 @@ Random draws have streams of their own (`init`, `new_tokens`), so that two metho
 same weights although one of them has control tokens the other lacks.
 """
 
+import logging
 from pathlib import Path
 
 import torch
@@ -65,6 +66,14 @@ def model_shape(config: ModelConfig, vocab_size: int, block_size: int):
     """The transformers config of a fresh model, without weights: for the estimates of a dry run."""
     from transformers import AutoConfig
     return _fresh_config(AutoConfig, config, {"vocab_size": vocab_size}, block_size)
+
+
+def quieten() -> None:
+    """Libraries that talk while they work: bars of their own inside ours, and hints that lead nowhere here."""
+    from transformers.utils import logging as transformers_logging
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)   # at import it suggests a package that asks the hub
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
 
 
 def load_trained(directory: str | Path, revision: str | None = None, trust_remote_code: bool = False):

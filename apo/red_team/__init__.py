@@ -30,7 +30,7 @@ def attack_runs(runs: list[Run], settings: Any, adversary: str = "none", *, scen
 
     Returns a `curves.Curves`.  Raises EvaluationError for an unfair comparison or for prompts that are not there.
     """
-    from apo.experiment import quieten
+    from apo.models.load import quieten
     from apo.red_team.adversary import Listing, make_adversary
     from apo.red_team.attack import Attack, Target
     from apo.red_team.curves import Curves, Model

@@ -132,8 +132,7 @@ def load_model(run: Run) -> tuple[Any, Any]:
     import torch
 
     from apo.data.tokenizer import set_end_of_text
-    from apo.experiment import quieten
-    from apo.models.load import load_trained
+    from apo.models.load import load_trained, quieten
     quieten()
     model = run.config.model
     policy, tokenizer = load_trained(run.model, *((model.revision, model.trust_remote_code) if run.bare else ()))
