@@ -16,11 +16,6 @@ OPTIMISERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad",
 BUDGETS = ("num_tokens", "max_steps", "num_train_epochs")
 BYTES_AND_END = 257
 """Smallest vocabulary of a byte-level tokenizer: every byte, and the end-of-text token."""
-NEEDED = {"file": "your own text, data.path=mine.jsonl (JSONL, Parquet or CSV, also .gz), with a score in every row or "
-                  "scorer=my_module:my_function",
-          "hub": "the name of a dataset on the hub",
-          "text": "a folder, a pattern such as src/**/*.py, or a .txt"}
-"""What `data.path` is to be, of the sources that need one."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +143,8 @@ def _source(data: DataConfig) -> Iterator[tuple[str, str]]:
     if data.source not in sources:
         yield "data.source", (f'no source "{data.source}".{nearest(data.source, sources)} '
                               f"There are: {', '.join(sources)}")
-    elif data.source in NEEDED and not data.path:
-        yield "data.path", f"missing: {NEEDED[data.source]}"
+    elif (needed := sources.get(data.source).needs_path) and not data.path:
+        yield "data.path", f"missing: {needed}"
     else:
         try:
             sources.get(data.source)(data)

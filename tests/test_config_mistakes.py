@@ -5,7 +5,7 @@ import re
 import pytest
 
 from apo.config import load_config
-from apo.data.sources.base import sources
+from apo.data.sources.base import Source, sources
 from apo.errors import ConfigError
 
 PEP8 = ("task=pep8", "method=mle")
@@ -132,7 +132,7 @@ def test_what_a_source_says_of_its_options_stands_among_the_other_mistakes(monke
     assert len(found) == 2 and found[1].startswith(
         "data.source: synthetic_toxicity makes its own text; to read mine.jsonl add data.source=file")
 
-    class Choosy:
+    class Choosy(Source):
         def __init__(self, data):
             raise ConfigError(["no verse", "no rhyme"])
     monkeypatch.setitem(sources._classes, "choosy", Choosy)

@@ -89,8 +89,13 @@ class Source(ABC):
     record: ClassVar[str] = "scored_text"
     local: ClassVar[bool] = True
     """Its fingerprint needs no connection, so it is compared even before a finished run is reported."""
+    needs_path: ClassVar[str] = ""
+    """What `data.path` is to be, of a source that cannot do without."""
 
     def __init__(self, data: DataConfig):
+        """Raises ConfigError for options that no documents can come of."""
+        if self.needs_path and not data.path:
+            raise ConfigError(f"data.path: missing: {self.needs_path}")
         self.data = data
 
     @abstractmethod

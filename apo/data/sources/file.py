@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Iterator
 
 from apo.data.sources.base import BadRow, Cell, Document, Row, Size, Source, read_rows, sources
-from apo.errors import ConfigError, DataError, nearest
+from apo.errors import DataError, nearest
 from apo.schema import DataConfig
 
 JSON_LINES, TABLES, PARQUET = (".jsonl", ".json", ".ndjson"), (".csv", ".tsv"), (".parquet", ".pq")
@@ -26,10 +26,11 @@ MAX_FIELD = 2**31 - 1
 class Files(Source):
     """JSONL, Parquet or CSV files of the user's own (`data.path`)."""
 
+    needs_path = ("your own text, data.path=mine.jsonl (JSONL, Parquet or CSV, also .gz), with a score in every row or "
+                  "scorer=my_module:my_function")
+
     def __init__(self, data: DataConfig):
         super().__init__(data)
-        if not data.path:
-            raise ConfigError("data.source=file needs data.path: a JSONL, Parquet or CSV file, or a list of them")
         self.paths = [Path(path).expanduser() for path in ([data.path] if isinstance(data.path, str) else data.path)]
 
     def documents(self) -> Iterator[Document]:

@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterator
 
 from apo.data.sources.base import BadRow, Columns, Document, DocumentStream, Row, Size, Source, read_rows, sources
 from apo.data.sources.file import content_hash
-from apo.errors import ConfigError, DataError
+from apo.errors import DataError
 from apo.schema import DataConfig
 
 LOADERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
@@ -25,11 +25,10 @@ class Hub(Source):
     """Datasets of the Hugging Face hub, or local copies of them (`data.path`, `data.streaming`)."""
 
     local = False
+    needs_path = "the name of a dataset on the hub, a local copy of one, or a list"
 
     def __init__(self, data: DataConfig):
         super().__init__(data)
-        if not data.path:
-            raise ConfigError("data.source=hub needs data.path: a dataset's name on the hub, a local copy, or a list")
         self.names = [data.path] if isinstance(data.path, str) else list(data.path)
 
     def documents(self) -> Iterator[Document]:

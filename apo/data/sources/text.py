@@ -13,7 +13,7 @@ from typing import Iterator
 
 from apo.data.sources.base import BadRow, Document, Row, Size, Source, read_rows, sources
 from apo.data.sources.file import checked_path, content_hash, readable
-from apo.errors import ConfigError, DataError
+from apo.errors import DataError
 from apo.schema import DataConfig
 
 BLOCKS = (".txt", ".txt.gz")
@@ -25,10 +25,10 @@ BOM = b"\xef\xbb\xbf"
 class Text(Source):
     """Text and source files: a document per file of a folder or pattern, or per block of a .txt file."""
 
+    needs_path = "a folder, a pattern such as src/**/*.py, or a .txt"
+
     def __init__(self, data: DataConfig):
         super().__init__(data)
-        if not data.path:
-            raise ConfigError("data.source=text needs data.path: a folder, a pattern such as src/**/*.py, or a .txt")
         self.names = [data.path] if isinstance(data.path, str) else list(data.path)
 
     def documents(self) -> Iterator[Document]:
