@@ -7,6 +7,7 @@ multirun does not stop the others; a signal does.
 import gc
 import importlib
 import os
+import select
 import sys
 import tempfile
 import traceback
@@ -38,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = answer(request)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:             # `python train.py --list | head`: whoever read has had enough
+    except BrokenPipeError:
+        if not nobody_reads(sys.stdout):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except UserError as error:
@@ -46,6 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("interrupted")
         return 130
+
+
+def nobody_reads(stream: Any) -> bool:
+    """`python train.py --list | head`: whoever read has had enough, which is no error.  Another pipe that broke is."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def answer(request: Request) -> int:

@@ -104,6 +104,14 @@ def test_a_reader_that_has_had_enough_is_no_error():
     assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
 
 
+def test_a_pipe_that_breaks_elsewhere_is_one(monkeypatch, capfd):
+    def broken(request):
+        raise BrokenPipeError("of a worker")
+    monkeypatch.setattr(launch, "answer", broken)
+    with pytest.raises(BrokenPipeError, match="of a worker"):
+        launch.main(["--list"])
+
+
 def test_mistakes_are_fast_and_many_at_once(tmp_path):
     file = tmp_path / "m.yml"
     file.write_text("method: awr\nobjective: {bta: 0.1}\n")
