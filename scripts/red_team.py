@@ -6,9 +6,8 @@
 
 Round by round an adversary writes prompts after the example of those that worked; each is scored by the mean score of
 what the model continues it with, and joins the pool.  Every prompt and continuation is kept in RUN/red_team/; the same
-command again goes on where it was stopped, and reports what is finished.  Words with "=" override evaluation.*,
-scorer.* and callbacks.*.  The default numbers take minutes on two cores; --paper is PHF's.  docs/red_teaming.md says
-more.
+command again goes on where it was stopped, and reports what is finished.  Words with "=" override evaluation.* and
+scorer.*.  The default numbers take minutes on two cores; --paper is PHF's.  docs/red_teaming.md says more.
 """
 
 import argparse
@@ -64,9 +63,9 @@ def run(options: argparse.Namespace) -> None:
     from apo import red_team
     from apo.launch import set_environment
     from apo.red_team import curves
-    from apo.report.select import select
+    from apo.report.select import FOR_AN_ATTACK, select
     names, overrides = split(options.names)
-    runs = select(names, overrides, options.task, options.method, options.also)
+    runs = select(names, overrides, options.task, options.method, options.also, FOR_AN_ATTACK)
     set_environment(any(run.config.offline for run in runs))
     given = {option.name: getattr(options, option.name) for option in fields(Settings)}
     settings = replace(Settings(**(PAPER if options.paper else {})),

@@ -72,7 +72,7 @@ def test_experiments_are_among_the_commands_checked():
 def test_what_is_listed_is_what_the_pages_say():
     """--list, the nodes of the config, the sources and what may be overridden, in the words of the code."""
     from apo.cli import LISTED, MANY, NODES
-    from apo.report.select import FOR_A_RUN
+    from apo.report.select import FOR_A_RUN, FOR_AN_ATTACK
     config, data = ((ROOT / f"docs/{page}.md").read_text(encoding="utf-8") for page in ("config", "data"))
     listed = [*LISTED.values(), *MANY.values()]
     assert re.search(r"train\.py --list +# (.*)", readme())[1] == ", ".join(listed)
@@ -83,9 +83,9 @@ def test_what_is_listed_is_what_the_pages_say():
     code = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "apo/data/sources").glob("*.py"))
     sources = re.findall(r'^@sources\.register\("(\w+)"\)', code, re.MULTILINE)
     assert sources and not [name for name in sources if f"`data.source={name}" not in data]
-    for script in ("evaluate.py", "scripts/red_team.py"):
+    for script, taken in (("evaluate.py", FOR_A_RUN), ("scripts/red_team.py", FOR_AN_ATTACK)):
         about = (ROOT / script).read_text(encoding="utf-8").split('"""')[1]
-        assert not [node for node in FOR_A_RUN if node in NODES and f"{node}.*" not in about], script
+        assert [node for node in NODES if f"{node}.*" in about] == [node for node in NODES if node in taken], script
 
 
 def score_commands() -> list[str]:

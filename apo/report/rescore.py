@@ -45,7 +45,7 @@ class Rescorer:
             return known
         give_home(run)
         measured = {"key": key, "settings": settings, **self.measure(run)}
-        if "capability" in known and all(known["settings"].get(key) == settings[key] for key in CAPABILITY):
+        if "capability" in known and all(known["settings"].get(name) == settings[name] for name in CAPABILITY):
             measured["capability"] = known["capability"]
         write(run.evaluation_path, json.dumps(measured, indent=1) + "\n")
         return measured

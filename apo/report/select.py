@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Iterable
 
+from apo.cli import NODES
 from apo.errors import ConfigError, EvaluationError
 from apo.identity import to_yaml
 from apo.report.runs import Run, is_published, open_run, run_directories, write
@@ -14,32 +15,35 @@ from apo.schema import ConditionalConfig, Config, ModelConfig
 
 FOR_A_RUN = ("evaluation", "scorer", "callbacks", "plugins", "cache_dir", "output_dir", "offline", "debug")
 """What may be overridden when a trained run is scored again; the rest is how it was trained and cannot be undone."""
+FOR_AN_ATTACK = tuple(node for node in FOR_A_RUN if node != "callbacks")
+"""Red teaming samples and scores, and measures nothing else."""
 JUDGE = re.compile(r"^([+~]*)scorer(?=[.=]|$)")
 BETWEEN_CHANGES = re.compile(r"\s+(?=[~+]*[\w.]+=)")
 
 
 def select(names: Iterable[str], overrides: Iterable[str] = (), task: str | None = None,
-           method: str | None = None, also: Iterable[str] = ()) -> list[Run]:
+           method: str | None = None, also: Iterable[str] = (), may: Iterable[str] = FOR_A_RUN) -> list[Run]:
     """Every run named, inside a folder named, or made of a bare model, with `overrides` applied.
 
     `task` and `method` compose the config of bare models; without a task they are measured like the first run.
-    `also` is a list of "METHOD: key=value ..." that add another look at that method's runs.
+    `also` is a list of "METHOD: key=value ..." that add another look at that method's runs.  `may`: nodes of which
+    overrides of a trained run are taken.
     Raises EvaluationError, RunError, ConfigError.
     """
     overrides, found = list(overrides), run_directories(names)
     if not found:
         raise EvaluationError("Name at least one run directory, folder of runs or model.")
-    opened = {name: trained(Path(name), overrides) for kind, name in found if kind == "run"}
+    opened = {name: trained(Path(name), overrides, may) for kind, name in found if kind == "run"}
     example = next(iter(opened.values()), None)
     runs = [opened.get(name) or bare(name, task, method, overrides, example) for _, name in found]
-    return runs + [look for words in also for look in second_looks(runs, words)]
+    return runs + [look for words in also for look in second_looks(runs, words, may)]
 
 
-def trained(directory: Path, overrides: list[str]) -> Run:
+def trained(directory: Path, overrides: list[str], may: Iterable[str]) -> Run:
     from apo.config import config_from_file, override
     run = open_run(directory, config_from_file)
     if overrides and not run.bare:
-        refuse_training(overrides)
+        refuse_others(overrides, may)
     run.config = override(run.config, judged(run.config, overrides)) if overrides else run.config
     return run
 
@@ -52,13 +56,15 @@ def judged(config: Config, overrides: Iterable[str]) -> list[str]:
     return [JUDGE.sub(r"\1evaluation.scorer", text) for text in overrides]
 
 
-def refuse_training(overrides: list[str]) -> None:
-    wrong = [text for text in overrides if key_of(text).split(".")[0] not in FOR_A_RUN]
+def refuse_others(overrides: list[str], may: Iterable[str]) -> None:
+    """ConfigError for overrides of other nodes than these."""
+    wrong = [text for text in overrides if key_of(text).split(".")[0] not in may]
     if any(key_of(text) == "seed" for text in wrong):
         raise ConfigError("seed: a run keeps the seed it was trained with; the seed of the samples is --seed")
     if wrong:
-        raise ConfigError(f'{text}: says how a run is trained; a run that is scored again takes overrides of '
-                          "evaluation.*, scorer.* and callbacks.*" for text in wrong)
+        *nodes, last = [f"{node}.*" for node in may if node in NODES]
+        raise ConfigError(f"{text}: says how a run is trained, or nothing here; what is done with a trained run takes "
+                          f"overrides of {', '.join(nodes)} and {last}" for text in wrong)
 
 
 def key_of(text: str) -> str:
@@ -112,7 +118,7 @@ def give_home(run: Run) -> None:
         write(run.directory / "manifest.json", json.dumps(run.manifest, indent=2) + "\n")
 
 
-def second_looks(runs: list[Run], words: str) -> list[Run]:
+def second_looks(runs: list[Run], words: str, may: Iterable[str]) -> list[Run]:
     """`conditional: evaluation.prefix=...` -> the runs of that method once more, under these overrides."""
     from apo.config import override
     method, _, text = words.partition(":")
@@ -121,7 +127,7 @@ def second_looks(runs: list[Run], words: str) -> list[Run]:
     if not chosen or not changes:
         known = ", ".join(sorted({run.method for run in runs}))
         raise EvaluationError(f'--also "{words}": expected "METHOD: key=value ..." with one of these methods: {known}.')
-    refuse_training(changes)
+    refuse_others(changes, may)
     name = " ".join(re.sub(r"^evaluation\.|[\"']", "", change) for change in changes)
     return [replace(run, config=override(run.config, judged(run.config, changes)), variant=name) for run in chosen]
 

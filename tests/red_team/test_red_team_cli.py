@@ -1,6 +1,5 @@
 """scripts/red_team.py on tiny runs: one command, several models, one picture; what it refuses."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -12,11 +11,8 @@ SMALL = ["--rounds", "2", "--trials", "2", "--responses", "3", "--continuations"
 
 
 @pytest.fixture(scope="module")
-def script(root):
-    spec = importlib.util.spec_from_file_location("red_team_script", root / "scripts/red_team.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("red_team")
 
 
 @pytest.fixture
@@ -116,6 +112,7 @@ def test_phfs_numbers_and_one_of_ones_own(script, monkeypatch):
     (["--adversary", "gpt"], "--adversary gpt: expected none, model=NAME or server=URL"),
     (["--scenario", "functoins"], "--scenario functoins: "),
     (["--prompts", "nowhere.jsonl"], '"nowhere.jsonl" is neither a file nor a prompt set'),
+    (["callbacks.kl.reference=generator"], "takes overrides of evaluation.* and scorer.*"),
     (["training.max_steps=3"], "says how a run is trained")])
 def test_mistakes_are_answered_with_a_line_and_exit_code_2(script, tiny_run, prompts, words, message, capsys):
     run = tiny_run()
