@@ -6,8 +6,10 @@ never into the home directory.  Tokens are taken out, so that a test does not de
 """
 
 import atexit
+import importlib.util
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -68,6 +70,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def root() -> Path:
     """The project's root."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def load_script():
+    """`load_script("chat")`: the module `scripts/chat.py`, which is in no package."""
+
+    def load(name: str):
+        spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / f"scripts/{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module         # where dataclasses look for the names of their annotations
+        spec.loader.exec_module(module)
+        return module
+    return load
 
 
 @pytest.fixture(scope="session")

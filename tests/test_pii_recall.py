@@ -1,17 +1,13 @@
 """scripts/pii_recall.py: the table, a file of every name, and what it says of wrong files."""
 
-import importlib.util
 import json
 
 import pytest
 
 
 @pytest.fixture(scope="module")
-def script(root):
-    spec = importlib.util.spec_from_file_location("pii_recall", root / "scripts/pii_recall.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("pii_recall")
 
 
 def write(path, *rows):

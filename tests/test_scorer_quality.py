@@ -1,6 +1,5 @@
 """scripts/scorer_quality.py: the area under the curve, the table, and what it says of wrong files."""
 
-import importlib.util
 import json
 
 import numpy as np
@@ -10,11 +9,8 @@ from apo.evaluation import read_prompts
 
 
 @pytest.fixture(scope="module")
-def script(root):
-    spec = importlib.util.spec_from_file_location("scorer_quality", root / "scripts/scorer_quality.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("scorer_quality")
 
 
 def test_the_area_is_that_of_scikit_learn_ties_included(script):

@@ -1,7 +1,6 @@
 """Pins, ranges, make, continuous integration and the doctor."""
 
 import ast
-import importlib.util
 import os
 import re
 import shutil
@@ -23,17 +22,9 @@ ASKED_FOR = set("""
 """.split())
 
 
-def load(path: Path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def doctor():
-    return load(ROOT / "scripts/doctor.py")
+def doctor(load_script):
+    return load_script("doctor")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """chat.py: what a line means, and which sampling is used."""
 
-import importlib.util
 import io
 from argparse import Namespace
 
@@ -11,11 +10,8 @@ from apo.schema import EvaluationConfig, GenerationConfig, ScenarioConfig
 
 
 @pytest.fixture(scope="module")
-def chat(root):
-    spec = importlib.util.spec_from_file_location("chat", root / "scripts/chat.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def chat(load_script):
+    return load_script("chat")
 
 
 def options(**changes):

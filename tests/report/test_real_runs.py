@@ -1,6 +1,5 @@
 """The commands on two real runs of a few steps: evaluate.py twice, and chat.py on both."""
 
-import importlib.util
 import io
 import json
 import sys
@@ -77,11 +76,8 @@ def test_runs_of_different_budgets_are_refused_before_sampling(runs, tmp_path, c
     assert not (other / "evaluation.json").exists()
 
 
-def test_chat_answers_two_models_side_by_side(runs, root, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("chat", root / "scripts/chat.py")
-    chat = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "chat", chat)
-    spec.loader.exec_module(chat)
+def test_chat_answers_two_models_side_by_side(runs, load_script, monkeypatch, capsys):
+    chat = load_script("chat")
     monkeypatch.setattr(sys, "stdin", io.StringIO("def f(x):\\\n\nimport os\n"))
     assert chat.main([*map(str, runs), "--greedy", "--max-new-tokens", "5"]) == 0
     out = capsys.readouterr().out
