@@ -133,6 +133,8 @@ def test_what_a_source_says_of_its_options_stands_among_the_other_mistakes(monke
         "data.source: synthetic_toxicity makes its own text; to read mine.jsonl add data.source=file")
 
     class Choosy(Source):
+        documents = fingerprint = None
+
         def __init__(self, data):
             raise ConfigError(["no verse", "no rhyme"])
     monkeypatch.setitem(sources._classes, "choosy", Choosy)
