@@ -1,8 +1,10 @@
 """A corpus with bad rows in it, a scorer in a module of the user's own, and the command in this process."""
 
+import gzip
 import json
 import random
 
+import pyarrow.parquet
 import pytest
 
 SCORER = '''
@@ -75,3 +77,16 @@ def files(tmp_path):
         return {path.name.removeprefix(name): path.read_bytes() for path in tmp_path.glob(f"{name}*")
                 if path.is_file() and not path.name.endswith(".log.jsonl")}
     return found
+
+
+@pytest.fixture
+def rows_of():
+    """`rows_of(path)`: the rows of an annotation's result."""
+
+    def read(path):
+        if path.suffix == ".parquet":
+            return pyarrow.parquet.read_table(path).to_pylist()
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rt", encoding="utf-8", newline="\n") as lines:
+            return [json.loads(line) for line in lines]
+    return read

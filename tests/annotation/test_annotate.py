@@ -1,32 +1,21 @@
-"""Annotation: the same bytes however it is done, bad rows set aside, every kind of input, others' work left alone."""
+"""Annotation: the same bytes however it is done, bad rows set aside, every kind of input."""
 
 import gzip
 import json
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
-from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
-from filelock import FileLock
 
 from apo.annotation import annotate as annotation
 from apo.annotation.output import Output
 from apo.annotation.request import read
 from apo.data.sources.base import sources
-from apo.errors import DataError, RunError, ScorerError
+from apo.errors import DataError, ScorerError
 from apo.schema import DataConfig
 from apo.scorers.make import make_scorer
-
-
-def rows_of(path):
-    if path.suffix == ".parquet":
-        return pyarrow.parquet.read_table(path).to_pylist()
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8", newline="\n") as lines:
-        return [json.loads(line) for line in lines]
-
 
 # ---- the same bytes --------------------------------------------------------------------------------------------------
 
@@ -49,7 +38,7 @@ def test_shards_merge_to_the_bytes_of_the_whole(annotate, corpus, files, shards,
     assert files(f"merged.{whole}") == files(f"whole.{whole}")
 
 
-def test_a_shard_has_every_nth_row(annotate, corpus, tmp_path):
+def test_a_shard_has_every_nth_row(annotate, corpus, tmp_path, rows_of):
     annotate(f"input={corpus}", "output=whole.jsonl")
     annotate(f"input={corpus}", "output=s.jsonl", "shard=2/3")
     whole, shard = (Output(tmp_path / name) for name in ("whole.jsonl", "s.jsonl"))
@@ -82,7 +71,7 @@ def test_row_groups_do_not_follow_parts(annotate, corpus, files, tmp_path, monke
 # ---- what comes out --------------------------------------------------------------------------------------------------
 
 
-def test_phfs_columns_and_where_they_come_from(annotate, corpus, here, tmp_path):
+def test_phfs_columns_and_where_they_come_from(annotate, corpus, here, tmp_path, rows_of):
     annotate(f"input={corpus}", "output=a.parquet")
     rows = rows_of(tmp_path / "a.parquet")
     assert list(rows[0]) == ["texts", "scores", "avg_score", "num_sents"] and len(rows) == 113
@@ -101,7 +90,7 @@ def test_phfs_columns_and_where_they_come_from(annotate, corpus, here, tmp_path)
     assert meta["source"] == {"name": "file", "fingerprint": fingerprint}
 
 
-def test_lines_and_documents(annotate, corpus, here, tmp_path):
+def test_lines_and_documents(annotate, corpus, here, tmp_path, rows_of):
     annotate(f"scorer={here}", "data.segment_by=line", f"input={corpus}", "output=lines.jsonl")
     annotate(f"scorer={here}", f"input={corpus}", "output=documents.jsonl")
     lines, documents = (rows_of(tmp_path / name) for name in ("lines.jsonl", "documents.jsonl"))
@@ -109,7 +98,7 @@ def test_lines_and_documents(annotate, corpus, here, tmp_path):
     assert ["".join(row["texts"]) for row in lines] == [row["texts"][0] for row in documents]
 
 
-def test_a_reward_is_turned_into_misalignment(annotate, corpus, here, tmp_path, monkeypatch):
+def test_a_reward_is_turned_into_misalignment(annotate, corpus, here, tmp_path, monkeypatch, rows_of):
     annotate(f"input={corpus}", "output=score.jsonl")
     monkeypatch.setattr("apo.scorers.function.FunctionScorer.kind", "reward")
     annotate(f"input={corpus}", "output=reward.jsonl", "workers=1")
@@ -190,7 +179,7 @@ def write_inputs(folder):
     ("a.jsonl", "file"), ("a.jsonl.gz", "file"), ("a.parquet", "file"), ("a.csv", "file"), ("dataset", "hub"),
     ("code", "text"), ("code/**/*.py", "text"), ("[code/inner/0.py,code/inner/1.py,code/inner/2.py]", "text"),
     ("parts/*.jsonl", "file"), ("[parts/0.jsonl,parts/1.jsonl,parts/2.jsonl]", "file")])
-def test_every_kind_of_input(annotate, tmp_path, name, source):
+def test_every_kind_of_input(annotate, tmp_path, name, source, rows_of):
     write_inputs(tmp_path)
     annotate(f"input={name}", "output=out.jsonl")
     assert [row["texts"] for row in rows_of(tmp_path / "out.jsonl")] == [
@@ -198,7 +187,7 @@ def test_every_kind_of_input(annotate, tmp_path, name, source):
     assert Output(tmp_path / "out.jsonl").meta()["source"]["name"] == source
 
 
-def test_a_text_file_and_files_that_are_no_text(annotate, tmp_path):
+def test_a_text_file_and_files_that_are_no_text(annotate, tmp_path, rows_of):
     (tmp_path / "a.txt").write_text("One. Two!\n\nThree.\n")
     annotate("input=a.txt", "output=a.jsonl")
     assert [row["texts"] for row in rows_of(tmp_path / "a.jsonl")] == [["One. ", "Two!\n"], ["Three.\n"]]
@@ -210,7 +199,7 @@ def test_a_text_file_and_files_that_are_no_text(annotate, tmp_path):
 
 
 @pytest.mark.parametrize("streaming", ["true", "false"])
-def test_a_dataset_as_the_hub_has_them(annotate, tmp_path, streaming):
+def test_a_dataset_as_the_hub_has_them(annotate, tmp_path, streaming, rows_of):
     """Scored already, in segments: the segments stay, the scores are made anew."""
     (tmp_path / "set").mkdir()
     rows = [{"texts": [f"Number {i}! ", "B. C."], "scores": [9.0, 9.0], "meta": {"x": 1}} for i in range(5)]
@@ -221,13 +210,13 @@ def test_a_dataset_as_the_hub_has_them(annotate, tmp_path, streaming):
     assert made[0]["scores"] == [1 / 10, 0.0]
 
 
-def test_columns_of_other_names(annotate, tmp_path):
+def test_columns_of_other_names(annotate, tmp_path, rows_of):
     (tmp_path / "a.jsonl").write_text('{"body": "One. Two!", "text": "x"}\n')
     annotate("input=a.jsonl", "output=b.jsonl", "data.text_column=body")
     assert rows_of(tmp_path / "b.jsonl")[0]["texts"] == ["One. ", "Two!"]
 
 
-def test_a_tasks_own_data_scorer_and_segments(annotate, tmp_path):
+def test_a_tasks_own_data_scorer_and_segments(annotate, tmp_path, rows_of):
     annotate("task=pep8", "output=a.jsonl", "data.max_documents=3", "scorer.max_line_length=100")
     made, meta = rows_of(tmp_path / "a.jsonl"), Output(tmp_path / "a.jsonl").meta()
     documents = list(sources.get("stdlib")(DataConfig(source="stdlib", segment_by="line", max_documents=3)).limited())
@@ -236,145 +225,6 @@ def test_a_tasks_own_data_scorer_and_segments(annotate, tmp_path):
     assert [row["scores"] for row in made] == [scorer.score_segments(document.texts) for document in documents]
     assert meta["segmentation"] == "line" and meta["scorer"]["options"]["max_line_length"] == 100
     assert made[0]["num_lines"] == len(made[0]["texts"])
-
-
-# ---- again, and in the way of another --------------------------------------------------------------------------------
-
-
-def test_a_finished_output_is_left_alone(annotate, corpus, files, tmp_path, capsys):
-    annotate(f"input={corpus}", "output=a.jsonl")
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    (tmp_path / "a.jsonl.parts").mkdir()        # a kill after the last rename
-    capsys.readouterr()
-    annotate(f"input={corpus}", "output=a.jsonl", "workers=2")
-    assert "a.jsonl is finished; nothing to do" in capsys.readouterr().err
-    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-
-
-@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
-def test_the_result_of_another_annotation_is_refused_and_shown(annotate, corpus, here, tmp_path, name):
-    annotate(f"input={corpus}", f"output={name}")
-    before = (tmp_path / name).read_bytes()
-    with pytest.raises(RunError, match=r"another annotation.*force=true(.|\n)*segmentation: sentence.*, line here"):
-        annotate(f"scorer={here}", "data.segment_by=line", f"input={corpus}", f"output={name}")
-    with pytest.raises(RunError, match="shard: None there, 1/2 here"):
-        annotate(f"input={corpus}", f"output={name}", "shard=1/2")
-    (tmp_path / "other.jsonl").write_text('{"text": "Other."}\n')
-    with pytest.raises(RunError, match=r"source.fingerprint(.|\n)*input: .*raw.jsonl there, other.jsonl here"):
-        annotate("input=other.jsonl", f"output={name}")
-    assert (tmp_path / name).read_bytes() == before
-    annotate("input=other.jsonl", f"output={name}", "force=true")
-    assert len(rows_of(tmp_path / name)) == 1 and not (tmp_path / f"{name}.rejects.jsonl").exists()
-
-
-@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
-def test_a_file_of_somebody_elses_is_refused(annotate, corpus, tmp_path, name):
-    (tmp_path / name).write_text("mine\n")
-    with pytest.raises(RunError, match="does not say what it was made from.*force=true"):
-        annotate(f"input={corpus}", f"output={name}")
-    assert (tmp_path / name).read_text() == "mine\n"
-
-
-def stopped(monkeypatch, place, after):
-    """The function at `place` fails after so many calls, as if the machine had gone off there."""
-    function, calls = getattr(annotation, place), []
-
-    def failing(*arguments):
-        calls.append(1)
-        if len(calls) > after:
-            raise KeyboardInterrupt
-        return function(*arguments)
-    monkeypatch.setattr(annotation, place, failing)
-
-
-@pytest.mark.parametrize("place, after", [("fill", 0), ("fill", 5), ("fill", 12), ("_put", 0), ("log", 0)])
-def test_it_goes_on_where_it_was(annotate, corpus, files, tmp_path, monkeypatch, capsys, place, after):
-    annotate(f"input={corpus}", "output=whole.parquet")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stopped(patch, place, after)
-        annotate(f"input={corpus}", "output=a.parquet")
-    assert (tmp_path / "a.parquet").exists() == (place == "log")
-    assert bool(list((tmp_path / "a.parquet.parts").glob("0*"))) == (after > 0 or place != "fill")
-    capsys.readouterr()
-    annotate(f"input={corpus}", "output=a.parquet", "workers=2")
-    assert ("going on from row" in capsys.readouterr().err) == (place == "_put" or after > 0)
-    assert files("a.parquet") == files("whole.parquet") and not (tmp_path / "a.parquet.parts").exists()
-
-
-def test_the_beginning_of_another_annotation_is_refused_and_shown(annotate, corpus, here, tmp_path, monkeypatch, files):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stopped(patch, "fill", 5)
-        annotate(f"input={corpus}", "output=a.jsonl")
-    with pytest.raises(RunError, match=r"beginning of another annotation(.|\n)*segmentation: sentence.*document here"):
-        annotate(f"scorer={here}", f"input={corpus}", "output=a.jsonl")
-    code = next(tmp_path.glob("bang_*.py"))
-    code.write_text(code.read_text() + "\n# changed\n")
-    with pytest.raises(RunError, match=r"scorer.code.0: \w+ there, \w+ here"):
-        annotate(f"input={corpus}", "output=a.jsonl")
-    annotate(f"scorer={here}", f"input={corpus}", "output=a.jsonl", "force=true")
-    annotate(f"scorer={here}", f"input={corpus}", "output=b.jsonl")
-    assert files("a.jsonl") == files("b.jsonl")
-
-
-@pytest.fixture
-def weighed(tmp_path):
-    """`weighed("folder", 2)`: the words that choose a scorer whose weights lie in that folder."""
-    from apo.scorers.base import Scorer, scorers
-
-    @scorers.register("weighed")
-    @dataclass
-    class Weighed(Scorer):
-        """Characters, times what the file `weights` says."""
-
-        places = ("weights",)
-        weights: str = ""
-
-        def score(self, texts):
-            return [len(text) * float(Path(self.weights).read_text()) for text in texts]
-
-        def code(self):
-            return {"weights": Path(self.weights).read_text()}
-
-    def words(folder, weight):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        (tmp_path / folder / "weights").write_text(str(weight))
-        return "scorer=weighed", f"scorer.weights={folder}/weights"
-    return words
-
-
-def test_the_same_weights_in_another_folder_are_the_same_scorer(annotate, corpus, weighed, tmp_path, monkeypatch,
-                                                                capsys):
-    here, there, other = weighed("here", 2), weighed("there", 2), weighed("other", 3)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stopped(patch, "fill", 5)
-        annotate(*here, f"input={corpus}", "output=a.jsonl")
-    with pytest.raises(RunError, match="beginning of another annotation.*") as told:
-        annotate(*other, f"input={corpus}", "output=a.jsonl")
-    assert "scorer.code.weights: 2 there, 3 here" in str(told.value) and "options" not in str(told.value)
-    annotate(*there, f"input={corpus}", "output=a.jsonl")
-    assert "going on from row" in capsys.readouterr().err
-    annotate(*here, f"input={corpus}", "output=a.jsonl")
-    assert "a.jsonl is finished; nothing to do" in capsys.readouterr().err
-    for number, words in ((1, here), (2, there)):
-        annotate(*words, f"input={corpus}", f"output=s{number}.jsonl", f"shard={number}/2")
-    annotate("merge=s1.jsonl,s2.jsonl", "output=merged.jsonl")
-    assert (tmp_path / "merged.jsonl").read_bytes() == (tmp_path / "a.jsonl").read_bytes()
-
-
-def test_a_part_that_is_gone_is_made_again(annotate, corpus, files, tmp_path, monkeypatch):
-    annotate(f"input={corpus}", "output=whole.jsonl")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stopped(patch, "fill", 9)
-        annotate(f"input={corpus}", "output=a.jsonl")
-    sorted((tmp_path / "a.jsonl.parts").glob("0*"))[3].unlink()
-    annotate(f"input={corpus}", "output=a.jsonl")
-    assert files("a.jsonl") == files("whole.jsonl")
-
-
-def test_one_process_at_a_time(annotate, corpus, tmp_path):
-    (tmp_path / "a.jsonl.parts").mkdir()
-    with FileLock(tmp_path / "a.jsonl.parts" / ".lock"), pytest.raises(RunError, match="another process"):
-        annotate(f"input={corpus}", "output=a.jsonl")
 
 
 # ---- what cannot come to anything ------------------------------------------------------------------------------------
@@ -387,7 +237,7 @@ def test_a_scorer_that_fails_on_everything_stops(annotate, tmp_path):
     assert not (tmp_path / "b.jsonl").exists()
 
 
-def test_a_file_without_text_stops_at_its_beginning(annotate, tmp_path):
+def test_a_file_without_text_stops_at_its_beginning(annotate, tmp_path, rows_of):
     (tmp_path / "a.jsonl").write_text('{"txt": "Fine."}\n' * 500)
     with pytest.raises(DataError, match='none of the first 20 rows can be used.*row 20: has no column "texts"'):
         annotate("input=a.jsonl", "output=b.jsonl")
@@ -470,7 +320,7 @@ def test_a_function_reaches_another_process(here):
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl"])
 @pytest.mark.parametrize("source", ["file", "hub"])
-def test_the_result_is_read_as_data(annotate, corpus, tmp_path, name, source):
+def test_the_result_is_read_as_data(annotate, corpus, tmp_path, name, source, rows_of):
     annotate(f"input={corpus}", f"output={name}")
     documents = sources.get(source)(DataConfig(source=source, path=str(tmp_path / name))).documents()
     assert [(document.texts, document.scores) for document in documents] == [
