@@ -11,7 +11,7 @@ import evaluate
 from apo import report
 from apo.errors import ConfigError, EvaluationError, RunError
 from apo.report.runs import run_directories
-from apo.report.select import refuse_training
+from apo.report.select import FOR_A_RUN, refuse_others
 
 
 def run_command(root, *words, **options):
@@ -74,12 +74,12 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 
 def test_how_a_run_was_trained_cannot_be_overridden():
-    refuse_training(["evaluation.scenarios.functions.num_samples=8", "scorer.max_line_length=100", "offline=true"])
+    refuse_others(["evaluation.scenarios.functions.num_samples=8", "scorer.max_line_length=100", "offline=true"], FOR_A_RUN)
     with pytest.raises(ConfigError) as caught:
-        refuse_training(["training.learning_rate=1", "objective.beta=2", "evaluation.prefix="])
+        refuse_others(["training.learning_rate=1", "objective.beta=2", "evaluation.prefix="], FOR_A_RUN)
     assert len(caught.value.problems) == 2
     with pytest.raises(ConfigError, match="--seed"):
-        refuse_training(["seed=2"])
+        refuse_others(["seed=2"], FOR_A_RUN)
 
 
 def test_an_unfinished_run_is_named_with_its_state(tmp_path):
