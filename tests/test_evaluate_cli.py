@@ -74,7 +74,8 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 
 def test_how_a_run_was_trained_cannot_be_overridden():
-    refuse_others(["evaluation.scenarios.functions.num_samples=8", "scorer.max_line_length=100", "offline=true"], FOR_A_RUN)
+    refuse_others(["evaluation.scenarios.functions.num_samples=8", "scorer.max_line_length=100", "offline=true"],
+                  FOR_A_RUN)
     with pytest.raises(ConfigError) as caught:
         refuse_others(["training.learning_rate=1", "objective.beta=2", "evaluation.prefix="], FOR_A_RUN)
     assert len(caught.value.problems) == 2
