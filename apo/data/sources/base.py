@@ -33,6 +33,19 @@ class Document:
     origin: str
     texts: list[str]
     scores: list[float] | None = None
+    rank: int | None = None
+    """Of a completion (`texts` are prompt and completion): its place among those of its prompt, 0 for the best."""
+
+
+@dataclass(slots=True)
+class Ranked:
+    """A prompt and its completions, best first."""
+
+    origin: str
+    prompt: str
+    completions: list[str]
+    rewards: list[float] | None = None
+    """Higher is better, and so in falling order; null where only the order is known."""
 
 
 class BadRow(Exception):
@@ -133,6 +146,28 @@ class Source(ABC):
     def limited(self) -> Iterator[Document]:
         """`documents`, up to `data.max_documents`."""
         return islice(self.documents(), self.data.max_documents)
+
+
+class CompletionSource(Source):
+    """A source of prompts with completions, one or several each: answers, replies.
+
+    Each completion becomes a document of two segments, prompt and completion, of which the first has no score: it is
+    never prefixed, penalised or in the loss.  Completions of one prompt stand next to each other and stay together
+    when documents are split.  A prompt ends without white space; what separates it from the completion begins the
+    completion, so that the two are tokenised as they would be together.
+    """
+
+    record: ClassVar[str] = "ranking"
+
+    @abstractmethod
+    def rankings(self) -> Iterator[Ranked]:
+        """Every prompt with its completions, in the source's own order."""
+
+    def documents(self) -> Iterator[Document]:
+        for ranked in self.rankings():
+            for rank, completion in enumerate(ranked.completions):
+                scores = None if ranked.rewards is None else [math.nan, -ranked.rewards[rank]]
+                yield Document(ranked.origin, [ranked.prompt, completion], scores, rank)
 
 
 class Cell(str):
