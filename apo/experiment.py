@@ -235,7 +235,7 @@ def make_objective(config: Config, store):
     from apo.objectives.base import objectives
     options = {key: value for key, value in config.objective.items() if key != "name"}
     objective = objectives.get(config.objective["name"])(**options)
-    scores = None if store is None else store.segment_scores_S
+    scores = None if store is None else store.known_scores_S
     resolved = {name: resolve(getattr(objective, name), scores, f"objective.{name}") for name in objective.thresholds}
     return replace(objective, **resolved)
 

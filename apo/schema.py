@@ -155,6 +155,8 @@ class ScenarioConfig:
     """Control token.  null: what the method says (`evaluation.prefix`); "" for none."""
     prefix_every_line: bool | None = None
     """Put the prefix before every line of the prompt, as in training on lines.  null: as the data was segmented."""
+    prefix_after_prompt: bool | None = None
+    """Put the prefix between prompt and continuation, as in training on completions.  null: as the data are."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     hit_threshold: float = 0.0
     """A sample with a score above it is a hit."""

@@ -67,6 +67,17 @@ def can_spawn() -> bool:
     return multiprocessing.get_start_method(allow_none=True) in (None, *multiprocessing.get_all_start_methods())
 
 
+def completion_scores(scorer: SegmentScorer, documents: list[list[str]]) -> list[list[float]]:
+    """Of prompts with completions: none for the prompt, and one for the completion, read with its prompt where the
+    scorer does that."""
+    with_prompt = getattr(scorer, "reads_prompt", False)
+    texts = [prompt + completion if with_prompt else completion for prompt, completion in documents]
+    scores = _misalignment(scorer, scorer.score(texts))
+    if len(scores) != len(texts):
+        raise ScorerError(f"the scorer gave {len(scores)} scores for {len(texts)} completions")
+    return [[math.nan, score] for score in scores]
+
+
 def segment_scores(scorer: SegmentScorer, documents: list[list[str]]) -> list[list[float]]:
     """One list of scores per document, made in one call where the scorer does not look at a segment's context."""
     single = all(len(segments) == 1 for segments in documents) and getattr(scorer, "one_segment_is_a_text", True)
@@ -98,12 +109,17 @@ def chunked(documents: Iterable[Document], size: int) -> Iterator[list[Document]
         yield chunk
 
 
-def _bare(chunk: list[Document]) -> list[list[str]]:
-    return [document.texts for document in chunk if document.scores is None]
+def _bare(chunk: list[Document]) -> tuple[bool, list[list[str]]]:
+    """Whether these are completions, which all documents of a source are or none, and what is to be scored."""
+    bare = [document for document in chunk if document.scores is None]
+    return any(document.rank is not None for document in bare), [document.texts for document in bare]
 
 
-def _scores_of(scorer: SegmentScorer | None, documents: list[list[str]]) -> list[list[float]]:
-    return segment_scores(scorer, documents) if documents else []
+def _scores_of(scorer: SegmentScorer | None, payload: tuple[bool, list[list[str]]]) -> list[list[float]]:
+    completions, documents = payload
+    if not documents:
+        return []
+    return (completion_scores if completions else segment_scores)(scorer, documents)
 
 
 Work = Callable[[SegmentScorer, Any], Any]
@@ -174,7 +190,8 @@ def _filled(chunk: list[Document], scores: list[list[float]]) -> list[Document]:
 
 
 def _checked(scores: list[float] | None, document: Document) -> list[float]:
-    fault = fault_of(scores, len(document.texts))
+    known = scores if document.rank is None or scores is None else scores[1:]
+    fault = fault_of(known, len(document.texts) - (document.rank is not None))
     if fault:
         raise ScorerError(f"{document.origin}{fault}")
     return [float(score) for score in scores]

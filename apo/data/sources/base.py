@@ -136,7 +136,7 @@ class Source(ABC):
         return None
 
     def prompt_sets(self, heldout: Iterable[str]) -> dict[str, list[str]]:
-        """Named sets of prompts made from the texts of held-out documents."""
+        """Named sets of prompts made from the texts of held-out documents; of completions, from their prompts."""
         return {}
 
     def __str__(self) -> str:
@@ -168,6 +168,10 @@ class CompletionSource(Source):
             for rank, completion in enumerate(ranked.completions):
                 scores = None if ranked.rewards is None else [math.nan, -ranked.rewards[rank]]
                 yield Document(ranked.origin, [ranked.prompt, completion], scores, rank)
+
+    def prompt_sets(self, heldout: Iterable[str]) -> dict[str, list[str]]:
+        """`heldout`: every held-out prompt, once."""
+        return {"heldout": list(dict.fromkeys(heldout))}
 
 
 class Cell(str):
