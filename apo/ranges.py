@@ -48,7 +48,8 @@ _OF_CLASS: dict[str, dict[Limits, str]] = {
         SHARE: "warmup_ratio",
         BELOW_ONE: "adam_beta1 adam_beta2",
     },
-    "DataConfig": {COUNT: "max_documents", Limits(2): "block_size", BELOW_ONE: "eval_fraction"},
+    "DataConfig": {COUNT: "max_documents pairs_per_prompt", Limits(2): "block_size ranking_length",
+                   BELOW_ONE: "eval_fraction"},
     "ConditionalConfig": {SHARE: "drop_token_fraction"},
     "ModelConfig": {Limits(BYTES_AND_END): "vocab_size", BELOW_ONE: "dropout", NOT_NEGATIVE: "new_token_noise"},
     "GenerationConfig": {
@@ -125,6 +126,7 @@ def _training(config: Config) -> Iterator[tuple[str, str]]:
 def _data(config: Config) -> Iterator[tuple[str, str]]:
     data, conditional = config.data, config.data.conditional_training_config
     yield from _source(data)
+    yield from _view(config)
     if conditional.threshold is not None:
         tokens = (conditional.aligned_prefix, conditional.misaligned_prefix)
         if not all(tokens) or tokens[0] == tokens[1]:
@@ -135,6 +137,22 @@ def _data(config: Config) -> Iterator[tuple[str, str]]:
         yield "data.conditional_training_config.threshold", (
             f"missing: a number or {{percentile: 50}}; without it the model never sees "
             f"evaluation.prefix={config.evaluation.prefix!r}")
+
+
+def _view(config: Config) -> Iterator[tuple[str, str]]:
+    """Whether the data have what the method trains on."""
+    from apo.data.sources.base import sources
+    from apo.identity import option_class
+    options = {key: value for key, value in config.objective.items() if key != "name"}
+    try:
+        view = option_class("objective", config.objective.get("name") or "mle")(**options).needs.view
+        record = sources.get(config.data.source).record
+    except (UserError, TypeError, ValueError):
+        return                  # said where it is wrong
+    if view != "scored_text" and record == "scored_text":
+        others = ", ".join(name for name in sources if sources.get(name).record != "scored_text")
+        yield "data.source", (f"{config.method} trains on prompts with two completions or more, and "
+                              f"{config.data.source} yields texts without prompts; sources that have them: {others}")
 
 
 def _source(data: DataConfig) -> Iterator[tuple[str, str]]:

@@ -60,7 +60,11 @@ class DataConfig:
     """Share of documents held out, chosen by a hash of their text: the same whatever the seed."""
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     block_size: int = 256
-    """Tokens per training row."""
+    """Tokens per training row; of prompts with completions, of the longest prompt and completion together."""
+    pairs_per_prompt: int | None = 10
+    """Preferences made from the completions of one prompt, at most.  null: all."""
+    ranking_length: int = 4
+    """Completions of one prompt in a ranking, the best ones."""
     filter_threshold: float | dict[Literal["percentile"], float] | None = None
     """Drop documents whose mean segment score lies above.  null keeps all."""
     conditional_training_config: ConditionalConfig = field(default_factory=ConditionalConfig)
@@ -89,6 +93,18 @@ class ModelConfig:
     new_token_noise: float = 0.01
     """Standard deviation added to the mean embedding that new control tokens start at."""
     trust_remote_code: bool = False
+
+
+@dataclass
+class InitFromConfig:
+    """The run that a run starts from, where it does not start from its model."""
+
+    method: str | None = None
+    """The policy that this method leaves on the same task, data, model and seed: found, or trained first."""
+    seed: int | None = None
+    """null: the run's own, so that seeds are independent from the beginning."""
+    overrides: list[str] = field(default_factory=list)
+    """Options of the start run alone (`['training.max_steps=100']`)."""
 
 
 @dataclass
@@ -216,6 +232,7 @@ class Config:
     """`name` of a registered objective and that class's own options."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    init_from: InitFromConfig = field(default_factory=InitFromConfig)
     scorer: dict[str, Any] = field(default_factory=dict)
     """`name` of a registered scorer, or `module:function`, and its options."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -224,7 +224,8 @@ class PackedRows(BatchSource):
         if self.view.control is not None:
             # One draw per segment of the store, passing or not, in the store's order.
             draws_S = stream(self.seed, "control", epoch).random(self.store.num_segments, dtype=np.float32)
-            control_S = (draws_S >= np.float32(self.view.control.drop_fraction)) & ~np.isnan(self.store.segment_scores_S)
+            control_S = draws_S >= np.float32(self.view.control.drop_fraction)
+            control_S &= ~np.isnan(self.store.segment_scores_S)
         return Epoch(self.store, self.view, order_D[self.passing_D[order_D]], control_S)
 
     def _draw_order(self, epoch: int) -> np.ndarray:

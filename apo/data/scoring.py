@@ -47,7 +47,7 @@ def annotate(documents: Iterable[Document], scorer: SegmentScorer | None, parall
     A document that brings scores keeps them.  Raises DataError without a scorer where one is needed, and ScorerError
     for a result that is not a finite number per segment.
     """
-    chunks = chunked(documents, CHUNK)
+    chunks = chunked(documents if scorer is not None else map(by_rank, documents), CHUNK)
     first = list(islice(chunks, PARALLEL_FROM))
     bare = [document for chunk in first for document in chunk if document.scores is None]
     if bare and scorer is None:
@@ -59,6 +59,13 @@ def annotate(documents: Iterable[Document], scorer: SegmentScorer | None, parall
     work = ((chunk, _bare(chunk)) for chunk in chain(first, chunks))
     for chunk, scores in in_order(work, _scores_of, scorer, workers if pays else 1):
         yield from _filled(chunk, scores)
+
+
+def by_rank(document: Document) -> Document:
+    """A completion of which only the order is known, scored by its place: 0 for the best.  Others as they are."""
+    if document.rank is not None and document.scores is None:
+        document.scores = [math.nan, float(document.rank)]
+    return document
 
 
 def can_spawn() -> bool:

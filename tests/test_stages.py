@@ -1,0 +1,122 @@
+"""Stages: a method that starts from another's run finds it or trains it, once for all that ask; and the reference is
+what that run left."""
+
+import json
+
+import numpy as np
+import pytest
+
+from apo import experiment, stages
+from apo.cache import Cache
+from apo.config import load_config
+from apo.errors import ConfigError
+from apo.identity import run_directory
+from apo.models import reference
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Options of runs on a file of preferences of known wording, whose start runs are shared."""
+    folder = tmp_path_factory.mktemp("stages")
+    rows = [{"prompt": f"Question: what is {i} plus {i % 7}?\n\nAnswer:", "chosen": f" The sum is {i + i % 7}.",
+             "rejected": " No idea, ask somebody else."} for i in range(80)]
+    (folder / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return ["task=custom", "scale=smoke", "data.source=completions", f"data.path={folder / 'mine.jsonl'}",
+            f"output_dir={folder / 'outputs'}", f"cache_dir={folder / 'cache'}", "training.precision=fp32",
+            "evaluation.num_bootstrap=10"]
+
+
+def rows_of(outcome):
+    return [json.loads(line) for line in (outcome.path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_it_trains_its_start_first_and_begins_at_its_reference(places):
+    config = load_config([*places, "method=dpo"])
+    start = run_directory(stages.start_config(config))
+    assert not start.exists()
+    outcome = experiment.train(config)
+    assert outcome.state == "done" and (start / "final" / "model.safetensors").is_file()
+    first = next(row for row in rows_of(outcome) if "rewards/chosen" in row)
+    assert first["step"] == 1 and first["rewards/chosen"] == pytest.approx(0, abs=1e-5)
+    assert first["loss"] == pytest.approx(np.log(2), abs=1e-5)
+    before = next(row for row in rows_of(outcome) if "eval/loss" in row)
+    assert before["step"] == 0 and before["eval/loss"] == pytest.approx(np.log(2), abs=1e-5)
+    assert rows_of(outcome)[-1]["eval/rewards/margins"] > 0
+
+
+def test_a_second_method_finds_start_and_reference(places, monkeypatch):
+    experiment.train(load_config([*places, "method=dpo"]))
+    monkeypatch.setattr(reference, "_computed", lambda *_: pytest.fail("the reference was computed again"))
+    outcome = experiment.train(load_config([*places, "method=dpo", "objective.loss_type=hinge"]))
+    assert outcome.fresh
+    starts = {stages.started_from(load_config([*places, *method]))["init_from.run"]
+              for method in (["method=dpo"], ["method=dpo", "objective.beta=0.3"], ["method=simpo"])}
+    assert len(starts) == 1
+
+
+def test_another_seed_starts_from_a_run_of_its_own_unless_told(places):
+    def start(*options):
+        return stages.started_from(load_config([*places, "method=dpo", *options]))["init_from.run"]
+
+    assert start("seed=2") != start()
+    assert start("seed=2", "init_from.seed=1") == start()
+    assert start("init_from.overrides=['training.max_steps=4']") != start()
+    assert start("training.max_steps=4") == start()
+
+
+@pytest.mark.parametrize("method", ["simpo", "orpo", "pro", "reward_model"])
+def test_its_kin_train_too(places, method):
+    outcome = experiment.train(load_config([*places, f"method={method}"]))
+    last = rows_of(outcome)[-1]
+    assert outcome.state == "done" and np.isfinite(last["eval/loss"])
+    assert (method == "reward_model") == (outcome.path / "final" / "value_head.safetensors").is_file()
+    assert bool(list((outcome.path / "samples").glob("*"))) != (method == "reward_model")
+
+
+@pytest.mark.parametrize("method", ["mle", "filtering", "conditional", "unlikelihood", "awr", "rwr"])
+def test_methods_on_scored_text_train_on_completions(places, method):
+    outcome = experiment.train(load_config([*places, f"method={method}"]))
+    assert outcome.state == "done" and np.isfinite(rows_of(outcome)[-1]["heldout/bits_per_byte"])
+
+
+def test_a_method_does_not_start_from_itself(places):
+    twice = load_config([*places, "method=dpo", "init_from.method=dpo"])        # dpo after dpo after mle
+    assert stages.start_config(stages.start_config(twice)).method == "mle"
+    endless = load_config([*places, "method=dpo", "init_from.method=dpo", "init_from.overrides=['init_from.method=dpo']"])
+    with pytest.raises(ConfigError, match="init_from: dpo would start from dpo, and that from itself again"):
+        stages.start_config(endless)
+
+
+def test_text_without_prompts_is_refused_when_the_config_is_composed():
+    with pytest.raises(ConfigError, match="dpo trains on prompts with two completions or more, and stdlib yields"):
+        load_config(["task=pep8", "method=dpo", "scale=smoke"])
+
+
+def test_the_reference_is_kept_under_all_that_decides_it(tmp_path, tiny_llama, monkeypatch):
+    """Another weight, row, precision or length: another entry."""
+    from apo.models.policy import Policy
+
+    class Rows:
+        end_id, max_length = 0, 64
+
+        def __init__(self, documents):
+            self.asked = np.array(documents)
+
+        def documents(self):
+            return self.asked
+
+    made = []
+    monkeypatch.setattr(reference, "_computed", lambda *_: made.append(1) or np.zeros(3))
+
+    def ask(policy, rows, precision="fp32", key=None):
+        before = len(made)
+        reference.reference_logps(policy, rows, key or {"data": "a"}, Cache(tmp_path), precision, 4, None)
+        return len(made) - before
+
+    policy, rows = Policy(tiny_llama()), Rows([[0, 1]])
+    assert ask(policy, rows) == 1 and ask(policy, rows) == 0
+    assert ask(policy, Rows([[0, 2]])) == 1
+    assert ask(policy, rows, "bf16") == 1
+    assert ask(policy, rows, key={"data": "b"}) == 1
+    policy.model.lm_head.weight.data[0, 0] += 1e-3
+    assert ask(policy, rows) == 1
