@@ -186,16 +186,17 @@ def build(config: Config, scorers: dict[str, Scorer], model: ModelConfig) -> Par
     control_ids = add_control_tokens(tokenizer, control_tokens(config))
     view = make_view(config.data, train_store, tokenizer.eos_token_id, control_ids)
     objective = make_objective(config, train_store)
-    source = make_source(config, corpus, train_store, tokenizer, view, objective)
-    sizes = corpus.describe() | source.describe()
-    steps = training_steps(config, sizes.get("tokens_per_epoch"), sizes.get("tokens_per_step"))
     new_ids = [token for name, token in zip(control_tokens(config), control_ids) if name not in known]
     policy = load_policy(model, tokenizer, vocabulary, config.seed, new_ids, objective.needs.value_head,
                          config.data.block_size)
+    stores = compared_stores(config, corpus, (train_store, heldout_store), policy, tokenizer, scorer, cache, objective)
+    source = make_source(config, corpus, stores[0], tokenizer, view, objective)
+    sizes = corpus.describe() | source.describe()
+    steps = training_steps(config, sizes.get("tokens_per_epoch"), sizes.get("tokens_per_step"))
     sizes |= {"parameters": sum(p.numel() for p in policy.model.parameters()), "steps": steps}
     heldout = make_heldout(config, heldout_store, tokenizer, view.eos_id)
     judges = Judges.of(config, corpus, scorers)
-    beside = items_beside(config, objective, source, heldout_store, policy, fingerprints, cache)
+    beside = items_beside(config, objective, source, stores[1], policy, fingerprints, cache)
     return Parts(tokenizer, policy, objective, source, heldout, corpus, scorer, judges, beside, steps, fingerprints,
                  sizes)
 
@@ -207,6 +208,22 @@ def make_tokenizer(model: ModelConfig, corpus, cache):
     return load_tokenizer(model) or corpus_tokenizer(corpus, model.vocab_size, cache)
 
 
+def compared_stores(config: Config, corpus, stores: tuple, policy, tokenizer, scorer, cache, objective) -> tuple:
+    """The tokenised documents (training, held out) that the objective trains on: the task's own, or, where it compares
+    completions and they have none, continuations sampled from the policy."""
+    if objective.needs.view == "scored_text" or stores[0].of_completions:
+        return stores
+    import torch
+
+    from apo.sampled import sampled_corpus
+    home = policy.device
+    policy.to("cuda" if torch.cuda.is_available() else "cpu")
+    sampled = sampled_corpus(config.data.sampled, corpus, policy, tokenizer, scorer, config.seed,
+                             config.evaluation.batch_size, cache)
+    policy.to(home)
+    return sampled.tokenise(tokenizer, cache)
+
+
 def items_beside(config: Config, objective, source, heldout_store, policy, fingerprints: dict, cache) -> list:
     """For prompts with completions: the reference's log-probabilities put into the source, and the callback that
     measures the objective on held-out items."""
@@ -214,8 +231,7 @@ def items_beside(config: Config, objective, source, heldout_store, policy, finge
     if not isinstance(source, RankedRows):
         return []
     from apo.callbacks.heldout_items import HeldoutItems
-    from apo.models.reference import reference_logps
-    from apo.rollouts.generate import evaluating
+    from apo.reference_logps import reference_logps
     from apo.training_arguments import resolve_precision
     heldout = ranked_rows(config, heldout_store, source.end_id, objective)
     precision = resolve_precision(config.training.precision)
@@ -223,7 +239,7 @@ def items_beside(config: Config, objective, source, heldout_store, policy, finge
         for split, rows in (("train", source), ("heldout", heldout)):
             if rows is not None:
                 rows.ref_logps_D = reference_logps(policy, rows, {**fingerprints, "split": split}, cache,
-                                                   precision, config.training.per_device_train_batch_size, evaluating)
+                                                   precision, config.training.per_device_train_batch_size)
     if heldout is None:
         return []
     steps_per_epoch = source.describe()["steps_per_epoch"]

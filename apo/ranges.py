@@ -50,6 +50,7 @@ _OF_CLASS: dict[str, dict[Limits, str]] = {
     },
     "DataConfig": {COUNT: "max_documents pairs_per_prompt", Limits(2): "block_size ranking_length",
                    BELOW_ONE: "eval_fraction"},
+    "SampledConfig": {COUNT: "num_prompts max_new_tokens", Limits(2): "per_prompt", POSITIVE: "temperature"},
     "ConditionalConfig": {SHARE: "drop_token_fraction"},
     "ModelConfig": {Limits(BYTES_AND_END): "vocab_size", BELOW_ONE: "dropout", NOT_NEGATIVE: "new_token_noise"},
     "GenerationConfig": {
@@ -149,10 +150,15 @@ def _view(config: Config) -> Iterator[tuple[str, str]]:
         record = sources.get(config.data.source).record
     except (UserError, TypeError, ValueError):
         return                  # said where it is wrong
-    if view != "scored_text" and record == "scored_text":
+    if view == "scored_text" or record != "scored_text":
+        return
+    if not config.scorer:
         others = ", ".join(name for name in sources if sources.get(name).record != "scored_text")
-        yield "data.source", (f"{config.method} trains on prompts with two completions or more, and "
-                              f"{config.data.source} yields texts without prompts; sources that have them: {others}")
+        yield "scorer", (f"{config.method} compares completions, and {config.data.source} yields texts without "
+                         "prompts. They can be sampled where a scorer ranks them: name one, or a source that has them: "
+                         f"{others}")
+    if config.data.streaming:
+        yield "data.streaming", f"{config.method} compares completions, which are not streamed: set it to false"
 
 
 def _source(data: DataConfig) -> Iterator[tuple[str, str]]:

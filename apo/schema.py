@@ -37,6 +37,19 @@ class SyntheticConfig:
 
 
 @dataclass
+class SampledConfig:
+    """Completions for methods that compare them, where the data are text without prompts: the policy that training
+    starts from continues beginnings of training documents, and `scorer` ranks what it wrote."""
+
+    num_prompts: int = 512
+    per_prompt: int = 4
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    with_original: bool = False
+    """How the document itself goes on is one of the completions."""
+
+
+@dataclass
 class DataConfig:
     source: str = "file"
     """Name of a registered source (`stdlib`, `synthetic_toxicity`, `synthetic_pii`, `file`, `text`, `hub`, or a
@@ -63,6 +76,7 @@ class DataConfig:
     """Tokens per training row; of prompts with completions, of the longest prompt and completion together."""
     pairs_per_prompt: int | None = 10
     """Preferences made from the completions of one prompt, at most.  null: all."""
+    sampled: SampledConfig = field(default_factory=SampledConfig)
     ranking_length: int = 4
     """Completions of one prompt in a ranking, the best ones."""
     filter_threshold: float | dict[Literal["percentile"], float] | None = None

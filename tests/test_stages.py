@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from apo import experiment, stages
+from apo import reference_logps as reference
 from apo.cache import Cache
 from apo.config import load_config
+from apo.data.corpus import read_scored
 from apo.errors import ConfigError
 from apo.identity import run_directory
-from apo.models import reference
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +88,31 @@ def test_a_method_does_not_start_from_itself(places):
         stages.start_config(endless)
 
 
-def test_text_without_prompts_is_refused_when_the_config_is_composed():
-    with pytest.raises(ConfigError, match="dpo trains on prompts with two completions or more, and stdlib yields"):
-        load_config(["task=pep8", "method=dpo", "scale=smoke"])
+def test_text_that_nothing_ranks_is_refused_when_the_config_is_composed():
+    with pytest.raises(ConfigError, match="dpo compares completions, and file yields texts without prompts. They can be"):
+        load_config(["task=custom", "method=dpo", "scale=smoke", "data.path=mine.jsonl"])
+    with pytest.raises(ConfigError, match="data.streaming: dpo compares completions, which are not streamed"):
+        load_config(["task=pep8", "method=dpo", "scale=paper"])
+
+
+def test_text_gets_completions_from_the_policy_it_starts_from(tmp_path):
+    """Once: another method finds them."""
+    places = [f"output_dir={tmp_path / 'outputs'}", f"cache_dir={tmp_path / 'cache'}", "task=toxicity", "scale=smoke"]
+    first = experiment.train(load_config([*places, "method=dpo"]))
+    sampled, = (tmp_path / "cache" / "sampled").glob("*/scored.parquet")
+    made = list(read_scored(sampled))
+    assert {document.rank for document in made} == {0, 1, 2}
+    groups = [[document for document in made if document.texts[0] == prompt]
+              for prompt in dict.fromkeys(document.texts[0] for document in made)]
+    assert len(groups) == 24
+    for group in groups:
+        scores = [document.scores[1] for document in group]
+        assert scores == sorted(scores) and len({document.texts[1] for document in group}) == len(group)
+    second = experiment.train(load_config([*places, "method=pro"]))
+    assert first.state == second.state == "done" and len(list((tmp_path / "cache" / "sampled").glob("*/key.json"))) == 1
+    begin = {row["heldout/bits_per_byte"] for outcome in (first, second) for row in rows_of(outcome)
+             if row["step"] == 0 and "heldout/bits_per_byte" in row}
+    assert len(begin) == 1          # both begin with what mle left, and are measured on the task's own text
 
 
 def test_the_reference_is_kept_under_all_that_decides_it(tmp_path, tiny_llama, monkeypatch):
@@ -110,7 +133,7 @@ def test_the_reference_is_kept_under_all_that_decides_it(tmp_path, tiny_llama, m
 
     def ask(policy, rows, precision="fp32", key=None):
         before = len(made)
-        reference.reference_logps(policy, rows, key or {"data": "a"}, Cache(tmp_path), precision, 4, None)
+        reference.reference_logps(policy, rows, key or {"data": "a"}, Cache(tmp_path), precision, 4)
         return len(made) - before
 
     policy, rows = Policy(tiny_llama()), Rows([[0, 1]])

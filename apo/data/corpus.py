@@ -126,7 +126,8 @@ def write_scored(folder: Path, documents: Iterable[Document], total: int | None,
     import pyarrow.parquet
     schema = pyarrow.schema({"origin": pyarrow.string(), "texts": pyarrow.list_(pyarrow.string()),
                              "scores": pyarrow.list_(pyarrow.float64()), "hash": pyarrow.uint64(),
-                             "normal_hash": pyarrow.uint64(), "rank": pyarrow.int32()})
+                             "normal_hash": pyarrow.uint64(), "rank": pyarrow.int32(),
+                             "ended": pyarrow.bool_()})
     counts = {"segments": 0, "characters": 0, "bytes": 0, "empty": 0}
     documents = iter(documents)
     with pyarrow.parquet.ParquetWriter(folder / SCORED, schema, compression="zstd") as writer, \
@@ -144,12 +145,12 @@ def write_scored(folder: Path, documents: Iterable[Document], total: int | None,
 def read_scored(path: Path, chosen_D: np.ndarray | None = None) -> Iterator[ScoredText]:
     """What `write_scored` wrote, or the documents that `chosen_D` marks."""
     import pyarrow.parquet
-    start = 0
-    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(ROWS_AT_ONCE, columns=["texts", "scores", "rank"]):
+    start, columns = 0, ["texts", "scores", "rank", "ended"]
+    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(ROWS_AT_ONCE, columns=columns):
         if chosen_D is not None:
             start, batch = start + len(batch), batch.filter(pyarrow.array(chosen_D[start:start + len(batch)]))
         for row in batch.to_pylist():
-            yield ScoredText(row["texts"], row["scores"], row["rank"])
+            yield ScoredText(row["texts"], row["scores"], row["rank"], row["ended"])
 
 
 def _row(document: Document, counts: dict[str, int]) -> dict[str, Any]:
@@ -159,4 +160,4 @@ def _row(document: Document, counts: dict[str, int]) -> dict[str, Any]:
     counts["characters"] += len(text)
     counts["bytes"] += len(text.encode())
     return {"origin": document.origin, "texts": document.texts, "scores": document.scores, "hash": text_hash(alike),
-            "normal_hash": text_hash(" ".join(alike.split())), "rank": document.rank}
+            "normal_hash": text_hash(" ".join(alike.split())), "rank": document.rank, "ended": document.ended}

@@ -18,6 +18,8 @@ class ScoredText:
     """NaN for a segment without a score: the prompt in front of a completion."""
     rank: int | None = None
     """Of a completion (`texts` are prompt and completion): its place among those of its prompt, 0 for the best."""
+    ended: bool = True
+    """Of a completion: it ends here, and was not cut off."""
 
     @property
     def avg_score(self) -> float:

@@ -107,7 +107,7 @@ def cached_store(cache: Cache, key: dict, documents: Callable[[], Iterable[Score
 def write_store(folder: Path, documents: Iterable[ScoredText], tokenizer: "PreTrainedTokenizerBase",
                 advance: Callable[[int], None] = lambda documents: None) -> None:
     """Tokenise into `folder`, a batch of documents at a time.  Documents without a token are left out.  A completion
-    has the end-of-text token for its last, with its own score: where to stop is part of what is answered."""
+    that is not cut off has the end-of-text token for its last, with its own score: where to stop is part of it."""
     writer = _Writer(folder, token_type(len(tokenizer)))
     documents = iter(documents)
     while batch := list(islice(documents, DOCUMENTS_AT_ONCE)):
@@ -115,7 +115,7 @@ def write_store(folder: Path, documents: Iterable[ScoredText], tokenizer: "PreTr
         ids = iter(token_ids(tokenizer, segments))
         for document in batch:
             segments = list(islice(ids, len(document.texts)))
-            if document.rank is not None:
+            if document.rank is not None and document.ended:
                 segments[-1].append(tokenizer.eos_token_id)
             writer.add(document, segments)
         writer.flush()

@@ -1,7 +1,7 @@
 """Direct preference optimisation (Rafailov et al. 2023) and its many losses, by name.
 
 The reference is the policy as the stage began; what it says of each completion comes with the batch
-(`apo/models/reference.py`).  `rewards/*` are beta times the log-ratio whatever the loss, as in TRL.
+(`apo/reference_logps.py`).  `rewards/*` are beta times the log-ratio whatever the loss, as in TRL.
 """
 
 from dataclasses import dataclass

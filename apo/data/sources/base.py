@@ -35,6 +35,8 @@ class Document:
     scores: list[float] | None = None
     rank: int | None = None
     """Of a completion (`texts` are prompt and completion): its place among those of its prompt, 0 for the best."""
+    ended: bool = True
+    """Of a completion: it ends here, and was not cut off."""
 
 
 @dataclass(slots=True)

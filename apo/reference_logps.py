@@ -7,7 +7,7 @@ has computed the next one finds.
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ import torch
 from apo.cache import Cache
 from apo.console import progress
 from apo.errors import ModelError
+from apo.rollouts.generate import evaluating
 
 if TYPE_CHECKING:
     from apo.data.ranked import RankedRows
@@ -33,19 +34,18 @@ def weights_digest(policy: "Policy") -> str:
 
 
 def reference_logps(policy: "Policy", rows: "RankedRows", key: dict, cache: Cache, precision: str,
-                    batch_size: int, evaluating: Callable) -> np.ndarray:
+                    batch_size: int) -> np.ndarray:
     """float64 [D]: summed log p of each completion of the store, NaN for those that occur in no item.
 
     Args:
         key: what decides store and rows (corpus, split, tokenizer).
         precision: fp32 or bf16, that of training.
         batch_size: rows at once; changes no number by more than rounding.
-        evaluating: a context in which the policy is in eval mode.
     Raises ModelError for a log-probability that is no number.
     """
 
     def build(folder: Path) -> None:
-        np.save(folder / FILE, _computed(policy, rows, precision, batch_size, evaluating))
+        np.save(folder / FILE, _computed(policy, rows, precision, batch_size))
 
     key = {**key, "weights": weights_digest(policy), "precision": precision, "max_length": rows.max_length,
            "end": rows.end_id, "documents": hashlib.sha256(rows.documents().tobytes()).hexdigest()}
@@ -53,7 +53,7 @@ def reference_logps(policy: "Policy", rows: "RankedRows", key: dict, cache: Cach
 
 
 @torch.no_grad()
-def _computed(policy: "Policy", rows: "RankedRows", precision: str, batch_size: int, evaluating: Callable):
+def _computed(policy: "Policy", rows: "RankedRows", precision: str, batch_size: int) -> np.ndarray:
     documents_QN = rows.documents()
     longest = np.argsort(rows.completion_lengths_D[documents_QN].sum(1) + rows.prompt_lengths_D[documents_QN[:, 0]])
     logps_D = np.full(rows.store.num_documents, np.nan)
