@@ -31,7 +31,7 @@ from typing import Any, Callable, Iterator
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from apo.data.dialogue import NotADialogue, parse, to_pro
-from apo.data.sources.base import checked_rows
+from apo.data.sources.base import told
 from apo.data.sources.file import rows_of
 from apo.data.sources.hh import Answered, read_answers
 from apo.disk import write_atomic
@@ -102,7 +102,7 @@ def read(paths: list[Path], otherwise: str | None) -> Kept:
     if len({path.resolve() for path in paths}) < len(paths):
         raise DataError("a file is named twice")
     for path, (split, subset) in [(path, place(path, otherwise)) for path in paths]:
-        for entry in checked_rows(rows_of(path), _reader(path, split, subset), str(path)):
+        for entry in told(rows_of(path), _reader(path, split, subset), str(path)):
             kept.read[split, subset] += 1
             if isinstance(entry, Entry):
                 kept.entries.append(entry)
@@ -193,7 +193,7 @@ def write(found: dict[Path, list[Entry]], output: Path, form: str, inputs: list[
             raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
-def told(kept: Kept, found: dict[Path, list[Entry]]) -> Iterator[str]:
+def report(kept: Kept, found: dict[Path, list[Entry]]) -> Iterator[str]:
     for (split, subset), count in kept.read.items():
         yield f"read     {count:9,}  {split} {subset}"
     for (split, subset, reason), count in sorted(kept.dropped.items()):
@@ -231,12 +231,12 @@ def main(arguments: list[str] | None = None) -> int:
         clean(kept, options.colon, dev, options.seed)
         found = files(kept, options.output, options.format)
         if not found:
-            raise DataError("nothing is left to write:\n" + "\n".join(told(kept, found)))
+            raise DataError("nothing is left to write:\n" + "\n".join(report(kept, found)))
         write(found, options.output, options.format, options.files)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    print("\n".join(told(kept, found)))
+    print("\n".join(report(kept, found)))
     return 0
 
 

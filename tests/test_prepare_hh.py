@@ -169,6 +169,7 @@ def test_what_is_refused(script, released, tmp_path, capsys):
             ([*released, out], "--dev 280: "), ([*released, out, "--dev", "-1"], "--dev -1: is to be 0 or more"),
             ([write(tmp_path / "x/dev.jsonl", pair("a")), out, "--dev", "1"], "dev files are given already"),
             (released, "is a file; the last argument is the folder"),
+            ([train, Path(train) / "out"], "out/hh_train/train.json: cannot be written (Not a directory)"),
             ([write(tmp_path / "y/train.jsonl", pair("a", "b:")), out], "nothing is left to write"),
             ([write(tmp_path / "z/train.jsonl", pro("a", "xyz")), out, "--format", "hh"], "row 1: 3 answers, of w")]:
         assert message in refused(script, capsys, *arguments)

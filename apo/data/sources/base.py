@@ -9,14 +9,13 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Callable, ClassVar, Iterable, Iterator, Protocol, TypeVar
+from typing import Any, Callable, ClassVar, Iterable, Iterator, Protocol
 
 from apo.data.sentences import sentences, version
 from apo.errors import ConfigError, DataError, nearest
 from apo.registry import Registry
 from apo.schema import DataConfig
 
-T = TypeVar("T")
 sources = Registry("source", "apo.data.sources")
 
 TEXT_COLUMNS = ("texts", "text")
@@ -212,7 +211,7 @@ class Columns:
         names = list(names)
         text = _column(names, data.text_column, TEXT_COLUMNS, "data.text_column")
         if text is None:
-            raise BadRow(f"has no column \"texts\" or \"text\"; it has {listed(names)}. "
+            raise BadRow(f"has no column \"texts\" or \"text\"; it has {_listed(names)}. "
                          "Name the one that holds the text with data.text_column")
         score = _column(names, data.score_column, SCORE_COLUMNS, "data.score_column")
         return cls(text, score, data.segment_by)
@@ -227,13 +226,13 @@ class Columns:
     def texts(self, row: dict[str, Any]) -> list[str]:
         """The segments: the row's own, or its text cut.  Raises BadRow."""
         if self.text not in row:
-            raise BadRow(f'no "{self.text}"; the row has {listed(row)}')
+            raise BadRow(f'no "{self.text}"; the row has {_listed(row)}')
         value = row[self.text]
         if isinstance(value, str):
-            return cut(text_of(value, self.text), self.segment_by)
+            return cut(text_in(value, self.text), self.segment_by)
         if not isinstance(value, list):
-            raise BadRow(f'"{self.text}" is {kind_of(value)}, not text or a list of texts')
-        return [text_of(text, self.text) for text in value]
+            raise BadRow(f'"{self.text}" is {_kind(value)}, not text or a list of texts')
+        return [text_in(text, self.text) for text in value]
 
     def _scores(self, row: dict[str, Any], count: int, single: bool) -> list[float] | None:
         if self.score is None:
@@ -242,20 +241,19 @@ class Columns:
                 raise BadRow(f'has "{late[0]}", but the first row has none: score all rows or none')
             return None
         if self.score not in row:
-            raise BadRow(f'no "{self.score}"; the row has {listed(row)}')
+            raise BadRow(f'no "{self.score}"; the row has {_listed(row)}')
         value = row[self.score]
         if single and not isinstance(value, list):
-            return [number_of(value, self.score)]
+            return [number_in(value, self.score)]
         if not isinstance(value, list):
-            raise BadRow(f'"{self.score}" is {kind_of(value)}; '
-                         "with a list of texts it must be a list of as many numbers")
+            raise BadRow(f'"{self.score}" is {_kind(value)}; with a list of texts it must be a list of as many numbers')
         if len(value) != count:
             raise BadRow(f'{count} {"text" if count == 1 else "texts"} but {len(value)} in "{self.score}"')
-        return [number_of(number, self.score) for number in value]
+        return [number_in(number, self.score) for number in value]
 
 
 def read_rows(rows: Iterable[Row], data: DataConfig, name: str) -> Iterator[Document]:
-    """Documents of (origin, row) pairs, by the columns of the first row; see `checked_rows`."""
+    """Documents of (origin, row) pairs.  Raises DataError as `told` does."""
     columns: Columns | None = None
 
     def read(row: dict[str, Any], origin: str) -> Document:
@@ -263,34 +261,8 @@ def read_rows(rows: Iterable[Row], data: DataConfig, name: str) -> Iterator[Docu
         if columns is None:
             columns = _first(row, data, name)
         return columns.read(row, origin)
-    return checked_rows(rows, read, name)
 
-
-def checked_rows(rows: Iterable[Row], read: Callable[[dict[str, Any], str], T], name: str) -> Iterator[T]:
-    """What `read(row, origin)` makes of every row; it raises BadRow for what it cannot use.
-
-    Raises DataError with up to five bad rows in one message, and for no rows at all; `name` is the file or dataset.
-    """
-    complaints: list[str] = []
-    found, after_first = False, 0
-    for origin, row in rows:
-        found = True
-        try:
-            if isinstance(row, BadRow):
-                raise row
-            result = read(row, origin)
-        except BadRow as bad:
-            complaints.append(f"{origin}: {bad}")
-        else:
-            if not complaints:
-                yield result
-        after_first += bool(complaints)
-        if len(complaints) == MAX_COMPLAINTS or after_first > LOOK_AHEAD:
-            break
-    if complaints:
-        raise DataError(_told(complaints))
-    if not found:
-        raise DataError(f"{name}: no rows; there is nothing to train on")
+    return told(rows, read, name)
 
 
 def _first(row: dict[str, Any], data: DataConfig, name: str) -> Columns:
@@ -300,7 +272,34 @@ def _first(row: dict[str, Any], data: DataConfig, name: str) -> Columns:
         raise DataError(f"{name} {bad}") from None
 
 
-def _told(complaints: list[str]) -> str:
+def told(rows: Iterable[Row], read: Callable[[dict[str, Any], str], Any], name: str) -> Iterator[Any]:
+    """`read(row, origin)` of every row.
+
+    Raises DataError with up to five bad rows in one message; `name` is the file or dataset.
+    """
+    complaints: list[str] = []
+    found, after_first = False, 0
+    for origin, row in rows:
+        try:
+            if isinstance(row, BadRow):
+                raise row
+            made = read(row, origin)
+        except BadRow as bad:
+            complaints.append(f"{origin}: {bad}")
+        else:
+            found = True
+            if not complaints:
+                yield made
+        after_first += bool(complaints)
+        if len(complaints) == MAX_COMPLAINTS or after_first > LOOK_AHEAD:
+            break
+    if complaints:
+        raise DataError(complaint_of(complaints))
+    if not found:
+        raise DataError(f"{name}: no rows; there is nothing to train on")
+
+
+def complaint_of(complaints: list[str]) -> str:
     if len(complaints) == 1:
         return complaints[0]
     many = f"the first {MAX_COMPLAINTS}" if len(complaints) == MAX_COMPLAINTS else str(len(complaints))
@@ -311,13 +310,13 @@ def _column(names: list[str], asked: str | None, usual: tuple[str, ...], option:
     if asked is None:
         return next((name for name in usual if name in names), None)
     if asked not in names:
-        raise BadRow(f'has no column "{asked}" ({option}).{nearest(asked, names)} It has {listed(names)}')
+        raise BadRow(f'has no column "{asked}" ({option}).{nearest(asked, names)} It has {_listed(names)}')
     return asked
 
 
-def text_of(value: Any, column: str) -> str:
+def text_in(value: Any, column: str) -> str:
     if not isinstance(value, str):
-        raise BadRow(f'"{column}" holds {kind_of(value)} where text is needed')
+        raise BadRow(f'"{column}" holds {_kind(value)} where text is needed')
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -325,20 +324,24 @@ def text_of(value: Any, column: str) -> str:
     return value
 
 
-def number_of(value: Any, column: str) -> float:
+def number_in(value: Any, column: str) -> float:
     if isinstance(value, Cell):
         try:
             value = float(value)
         except ValueError:
             pass
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise BadRow(f'"{column}" holds {kind_of(value)} where a number is needed')
+        raise BadRow(f'"{column}" holds {_kind(value)} where a number is needed')
     if not math.isfinite(value):
         raise BadRow(f'"{column}" holds {value}: scores must be finite')
     return float(value)
 
 
-def kind_of(value: Any) -> str:
+def numbers_in(values: list[Any], column: str) -> list[float]:
+    return [number_in(value, column) for value in values]
+
+
+def _kind(value: Any) -> str:
     if value is None:
         return "nothing (null)"
     if isinstance(value, str):
@@ -348,6 +351,6 @@ def kind_of(value: Any) -> str:
     return "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else type(value).__name__
 
 
-def listed(names: Iterable[str]) -> str:
+def _listed(names: Iterable[str]) -> str:
     names = [f'"{name}"' for name in names]
     return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "") if names else "no columns"

@@ -14,19 +14,7 @@ from typing import Any, Iterator
 
 from apo.console import say
 from apo.data.dialogue import TAGS, NotADialogue, Turn, from_pro, render, shared_prompt
-from apo.data.sources.base import (
-    BadRow,
-    CompletionSource,
-    Ranked,
-    Row,
-    Size,
-    checked_rows,
-    kind_of,
-    listed,
-    number_of,
-    sources,
-    text_of,
-)
+from apo.data.sources.base import BadRow, CompletionSource, Ranked, Row, Size, numbers_in, sources, text_in, told
 from apo.data.sources.file import JSON_LINES, PARQUET, TABLES, checked_path, content_hash, rows_of
 from apo.data.sources.hub import Hub
 from apo.errors import DataError
@@ -67,15 +55,15 @@ class HH(CompletionSource):
         """
         self.read, self.left_out = 0, Counter()
         reader = Reader(self.left_out)
-        for ranked in checked_rows(self._rows(), reader, str(self)):
+        for ranked in told(self._rows(), reader, str(self)):
             self.read += 1
             if ranked is not None:
                 yield ranked
-        told = ", ".join(f"{reason} {count:,}" for reason, count in sorted(self.left_out.items()))
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(self.left_out.items()))
         if self.read == self.left_out.total():
-            raise DataError(f"{self}: there is nothing to train on; all {self.read:,} rows are left out: {told}")
-        if told:
-            say(f"{self}: {self.left_out.total():,} of {self.read:,} rows left out: {told}")
+            raise DataError(f"{self}: there is nothing to train on; all {self.read:,} rows are left out: {reasons}")
+        if reasons:
+            say(f"{self}: {self.left_out.total():,} of {self.read:,} rows left out: {reasons}")
 
     def fingerprint(self) -> str:
         """Over the contents of files, in order; where they lie does not matter.  Of the hub, the data's commit."""
@@ -120,10 +108,10 @@ class Reader:
 def read_answers(row: dict[str, Any]) -> Answered:
     """Raises BadRow for a row of another shape, NotADialogue for one that holds no prompt with answers."""
     if "chosen" in row and "rejected" in row:
-        return Answered(*shared_prompt(text_of(row[column], column) for column in ("chosen", "rejected")))
+        return Answered(*shared_prompt(text_in(row[column], column) for column in ("chosen", "rejected")))
     if "prefix" in row and "suffix" in row:
         return _read_pro(row)
-    raise BadRow(f'needs "chosen" and "rejected", or "prefix" and "suffix"; it has {listed(row)}')
+    raise BadRow(f'needs "chosen" and "rejected", or "prefix" and "suffix"; it has {", ".join(row)}')
 
 
 def _read_pro(row: dict[str, Any]) -> Answered:
@@ -135,9 +123,9 @@ def _read_pro(row: dict[str, Any]) -> Answered:
         if values is not None and len(values) != len(answers):
             raise BadRow(f'{len(answers)} texts in "suffix" but {len(values)} in "{column}"')
     prompts = [_prompt(prefix) for prefix in prefixes]
-    answers = [f" {text_of(answer, 'suffix')}" for answer in answers]
+    answers = [f" {text_in(answer, 'suffix')}" for answer in answers]
     if rewards is not None:
-        rewards = [number_of(reward, "reward") for reward in rewards]
+        rewards = numbers_in(rewards, "reward")
     if len(set(prompts)) > 1:
         raise NotADialogue("different prompts")
     return Answered(prompts[0], answers, rewards)
@@ -146,16 +134,16 @@ def _read_pro(row: dict[str, Any]) -> Answered:
 def _list(row: dict[str, Any], column: str, what: str) -> list[Any]:
     value = row[column]
     if not isinstance(value, list):
-        raise BadRow(f'"{column}" is {kind_of(value)}, not a list of {what}')
+        raise BadRow(f'"{column}" is not a list of {what}')
     return value
 
 
 def _prompt(prefix: Any) -> str:
     """Ends with the head of the answer's turn."""
     if not isinstance(prefix, list):
-        raise BadRow(f'"prefix" holds {kind_of(prefix)} where a list of turns is needed')
+        raise BadRow('"prefix" is to hold lists of turns, one list per answer')
     try:
-        turns = from_pro([text_of(turn, "prefix") for turn in prefix])
+        turns = from_pro([text_in(turn, "prefix") for turn in prefix])
     except ValueError as error:
         raise BadRow(f'"prefix": {error}') from None
     if not turns or turns[-1] != Turn("assistant", ""):
