@@ -52,7 +52,7 @@ class SampledConfig:
 @dataclass
 class DataConfig:
     source: str = "file"
-    """Name of a registered source (`stdlib`, `synthetic_toxicity`, `synthetic_pii`, `file`, `text`, `hub`, or a
+    """Name of a registered source (`stdlib`, `synthetic_toxicity`, `synthetic_pii`, `file`, `text`, `hub`, `hh`, or a
     plug-in's)."""
     path: str | list[str] | None = None
     """For `file`: JSONL, Parquet or CSV, optionally .gz.  For `text`: a folder or a pattern (`src/**/*.py`), a document
