@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from apo.data.sources import stdlib
-from apo.data.synthetic import hh_rule, hh_words, stack_exchange, toxicity_words
+from apo.data.synthetic import hh_rule, hh_words, signs, stack_exchange, toxicity_words
 from apo.scorers.base import Scorer, file_sha256, scorers
 
 
@@ -32,7 +32,7 @@ class HHRule(Scorer):
 
     def code(self) -> dict[str, str]:
         """The rule and its words."""
-        modules = (hh_rule, hh_words, toxicity_words)
+        modules = (hh_rule, hh_words, signs, toxicity_words)
         return {**super().code(), **{module.__name__: file_sha256(module.__file__) for module in modules}}
 
 
@@ -58,6 +58,6 @@ class StackExchangeRule(Scorer):
 
     def code(self) -> dict[str, str]:
         """The rule, and the docstrings of the interpreter that runs."""
-        modules = (hh_rule, stdlib, stack_exchange)
+        modules = (signs, stdlib, stack_exchange)
         return {**super().code(), "docstrings": stack_exchange.fingerprint(),
                 **{module.__name__: file_sha256(module.__file__) for module in modules}}

@@ -2,8 +2,8 @@
 
 Every text is synthetic.  A dialogue is about one of three dozen topics (`apo/data/synthetic/hh_words.py`); somebody
 asks for help with a thing, and may go on to ask for another, say that a tool is missing, or want it explained again.
-What a reply is worth is said by a rule (`apo/data/synthetic/hh_rule.py`) that judges any text, so that what a trained model
-writes can be judged as the corpus was (scorer `hh_rule`).  Replies to one dialogue differ in reward.
+What a reply is worth is said by a rule (`apo/data/synthetic/hh_rule.py`) that judges any text, so that what a trained
+model writes can be judged as the corpus was (scorer `hh_rule`).  Replies to one dialogue differ in reward.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Iterable, Iterator
 import numpy as np
 
 from apo.data.sources.base import CompletionSource, Ranked, sources
-from apo.data.synthetic import grammar, hh_rule, hh_words, toxicity_words
+from apo.data.synthetic import grammar, hh_rule, hh_words, signs, toxicity_words
 from apo.data.synthetic.grammar import Choice, Drawing, Grammar, parse
 from apo.data.synthetic.hh_rule import ASSISTANT, HUMAN
 from apo.data.synthetic.hh_words import TOPICS, Topic
@@ -48,8 +48,9 @@ class SyntheticHH(CompletionSource):
     def fingerprint(self) -> str:
         """Over seed and number of prompts and the code and words that make them."""
         total = hashlib.sha256(f"{self.data.synthetic}\n".encode())
-        for file in (grammar.__file__, toxicity_words.__file__, hh_words.__file__, hh_rule.__file__, __file__):
-            total.update(Path(file).read_bytes())
+        for module in (grammar, toxicity_words, signs, hh_words, hh_rule):
+            total.update(Path(module.__file__).read_bytes())
+        total.update(Path(__file__).read_bytes())
         return total.hexdigest()
 
     def prompt_sets(self, heldout: Iterable[str]) -> dict[str, list[str]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from apo.data.sources import stdlib
 from apo.data.sources.base import CompletionSource, Ranked, sources
-from apo.data.synthetic import hh_rule, stack_exchange
+from apo.data.synthetic import signs, stack_exchange
 from apo.data.synthetic.stack_exchange import ANSWER, QUESTION, Function, functions
 from apo.errors import ConfigError
 from apo.schema import DataConfig
@@ -50,7 +50,7 @@ class SyntheticStackExchange(CompletionSource):
     def fingerprint(self) -> str:
         """Over seed and number of questions, the table of functions, and our code."""
         total = hashlib.sha256(f"{self.data.synthetic} {stack_exchange.fingerprint()}\n".encode())
-        for file in (stdlib.__file__, hh_rule.__file__, stack_exchange.__file__, __file__):
+        for file in (stdlib.__file__, signs.__file__, stack_exchange.__file__, __file__):
             total.update(Path(file).read_bytes())
         return total.hexdigest()
 

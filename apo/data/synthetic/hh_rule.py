@@ -1,8 +1,8 @@
 """How good a reply is to a dialogue of `hh_words.py`, by a rule that needs the two texts and nothing else.
 
 What is asked for is the thing named in the last human turn that names one (a later "Can you explain it again?" is still
-about it), with the task named in that turn; a tool of which a later turn says that there is none ("I have no rag") does
-not count.  Then, of a reply:
+about it), with the task named in that turn; a tool of which that turn or a later one says that there is none ("I have
+no rag") does not count.  Then, of a reply:
 
     +0.75       the thing is named (-0.5 if it is not)
     +0.45       the task is named
@@ -24,15 +24,15 @@ A reply without a word is 0.  Where the prompt asks for nothing known, only what
 
 import re
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import lru_cache
 
 from apo.data.synthetic.hh_words import EVASIVE, ORDER, RUDE, TOPICS, Topic
+from apo.data.synthetic.signs import ends, repeated, triples, words
 
 LOWEST, HIGHEST = -2.0, 3.0
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-WORD = re.compile(r"[^\W_]+(?:'\w+)?")
 SENTENCE = re.compile(r"[^.!?\n]+")
-TURN = re.compile(rf"{HUMAN}(.*?)(?={HUMAN}|{ASSISTANT}|\Z)", re.DOTALL)
+TURN = re.compile(rf"(?:{HUMAN}|\A\s*{HUMAN.strip()})(.*?)(?={HUMAN}|{ASSISTANT}|\Z)", re.DOTALL)
 MISSING = re.compile(r"\bno (\w+)")
 TOPIC_OF = {thing: topic for topic in TOPICS for thing in topic.things}
 MAX_WORDS, STEP_WORDS, MAX_STEPS = 60, range(4, 17), 3
@@ -85,10 +85,10 @@ def parts(prompt: str, reply: str) -> Parts:
     faults = {
         "evasive": -0.75 * min(sum(bool(phrase.search(" ".join(found))) for phrase in _EVASIVE), 2),
         "rude": -1.0 * min(sum(word in RUDE for word in found), 2),
-        "repetition": -3 * max(1 - len(set(threes)) / len(threes) - 0.2, 0),
+        "repetition": -3 * max(repeated(found) - 0.2, 0),
         "echo": -3 * max(sum(three in last for three in threes) / len(threes) - 0.25, 0),
         "length": -0.05 * min(max(len(found) - MAX_WORDS, 0), 40),
-        "end": 0.0 if re.search(r"[.!?][\"')]*\s*\Z", text) else -0.25}
+        "end": 0.0 if ends(text) else -0.25}
     if request is None:
         return Parts(**faults)
     named = request.thing in known
@@ -98,7 +98,7 @@ def parts(prompt: str, reply: str) -> Parts:
                  steps=0.6 * min(count, MAX_STEPS), others=-0.25 * min(others, 4), **faults)
 
 
-@cache
+@lru_cache(10_000)
 def asked(prompt: str) -> tuple[Asked | None, frozenset[tuple[str, ...]]]:
     """What a prompt asks for, and the three-word sequences of its last human turn."""
     turns = [words(turn.lower()) for turn in TURN.findall(prompt)]
@@ -108,7 +108,7 @@ def asked(prompt: str) -> tuple[Asked | None, frozenset[tuple[str, ...]]]:
         if thing is not None:
             topic = TOPIC_OF[thing]
             task = next((word for word in turn if word in topic.tasks), None)
-            missing = {word for later in turns[len(turns) - back:] for word in MISSING.findall(" ".join(later))}
+            missing = {word for later in turns[len(turns) - back - 1:] for word in MISSING.findall(" ".join(later))}
             return Asked(topic, thing, task, frozenset(missing)), last
     return None, last
 
@@ -126,12 +126,3 @@ def steps(text: str, request: Asked) -> int:
             acts.remove(act)
             tools.remove(tool)
     return count
-
-
-def words(text: str) -> list[str]:
-    return WORD.findall(text)
-
-
-def triples(found: list[str]) -> list[tuple[str, ...]]:
-    """Sequences of three words; a text that is shorter is one sequence."""
-    return list(zip(found, found[1:], found[2:])) or [tuple(found)]

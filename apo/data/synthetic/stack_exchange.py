@@ -12,8 +12,8 @@ name with an opening parenthesis in the question that is in the table.  Of an an
     +2.5 * F1   of its pairs of neighbouring words with those of the docstring, counted alike: words in another order
                 are worth less
     -1.5        for every phrase of `STOCK`, two at most
-    -1.5        for shouting: more than half of its letters are capitals, and so are not more than half of the docstring's
-    -3 * share  of three-word sequences that came before in the answer, above 0.1
+    -1.5        for shouting: more than half of its letters are capitals, and not of the docstring's
+    -3 * share  of three-word sequences that came before in the answer, above 0.1 and above the docstring's own share
     -0.5        if it does not end in . ! or ?
 
 cut to the range and rounded to two places.  An answer without a word is -1.  Nothing is known of a function that is not
@@ -31,7 +31,7 @@ from functools import cache
 from typing import Iterable, Iterator
 
 from apo.data.sources.stdlib import StandardLibrary
-from apo.data.synthetic.hh_rule import triples
+from apo.data.synthetic.signs import ends, repeated, words
 from apo.schema import DataConfig
 
 LOWEST, HIGHEST = -1.0, 5.0
@@ -41,11 +41,11 @@ LEFT_OUT = {"idlelib", "lib2to3", "distutils", "tkinter", "turtledemo", "turtle"
 MIN_WORDS, SHORT, MAX_WORDS = 6, 20, 60
 MAX_PARAMETERS = 4
 STOCK = ("google it", "just google", "read the manual", "read the docs", "read the documentation", "look it up",
-         "search engine", "homework", "duplicate")
-COMMON = frozenset("a an the of to in is are be it its this that and or as for with on by if from at was will not has have "
-                   "which can may".split())
-WORD = re.compile(r"\w+(?:'\w+)?")
+         "search engine", "homework", "this is a duplicate")
+COMMON = frozenset("a an the of to in is are be it its this that and or as for with on by if from at was will not has "
+                   "have which can may".split())
 ASKED = re.compile(r"(?<![\w.])([A-Za-z_]\w*(?:\.\w+)+)\(")
+MARKUP = re.compile(r":\w+:`~?([^`]*)`|`+([^`]+)`+|\*{1,2}(\w+)\*{1,2}")
 _STOCK = [re.compile(rf"\b{phrase}\b") for phrase in STOCK]
 
 
@@ -128,12 +128,12 @@ def cleaned(docstring: str) -> str:
     kept: list[str] = []
     for paragraph in re.split(r"\n\s*\n", docstring.strip()):
         text = " ".join(paragraph.split())
-        if re.search(r">>>|^\W|--|^\w+\(.*\)( ->.*)?$|^(Args|Returns|Raises|Example|Note)s?:|[:,]$|^\w+:? - ", text):
+        if re.search(r">>>|^\W|^$|--|^\w+\(.*\)( ->.*)?$|^(Args|Returns|Raises|Example|Note)s?:|[:,]$|^\w+:? - ", text):
             if kept:
                 break
             continue
         text = re.sub(r"^[\w.]+\(.*?\)\s*->\s*\w+[:.]?\s+", "", text)
-        text = re.sub(r":\w+:`~?([^`]*)`|`+([^`]*)`+|\*{1,2}(\w+)\*{1,2}", lambda match: match[match.lastindex], text)
+        text = MARKUP.sub(lambda match: match[match.lastindex], text).replace("`", "")
         kept.append(text if text.endswith((".", "!", "?")) else text + ".")
         if sum(len(text.split()) for text in kept) >= SHORT or len(kept) == 2:
             break
@@ -166,16 +166,15 @@ def parts(function: Function | None, answer: str) -> Parts:
     found = words(answer.lower())
     if not found:
         return Parts()
-    threes, lower = triples(found), " ".join(found)
     truth = function.text if function else ""
     true = words(truth.lower())
     return Parts(
         words=2.5 * f1((word for word in found if word not in COMMON), (word for word in true if word not in COMMON)),
         pairs=2.5 * f1(zip(found, found[1:]), zip(true, true[1:])),
-        stock=-1.5 * min(sum(bool(phrase.search(lower)) for phrase in _STOCK), 2),
+        stock=-1.5 * min(sum(bool(phrase.search(" ".join(found))) for phrase in _STOCK), 2),
         shouting=-1.5 * (capitals(answer) > 0.5 >= capitals(truth)),
-        repetition=-3 * max(1 - len(set(threes)) / len(threes) - 0.1, 0),
-        end=0.0 if re.search(r"[.!?][\"')]*\s*\Z", answer) else -0.5)
+        repetition=-3 * max(repeated(found) - max(repeated(true) if true else 0, 0.1), 0),
+        end=0.0 if ends(answer) else -0.5)
 
 
 def f1(found: Iterable, true: Iterable) -> float:
@@ -190,6 +189,3 @@ def capitals(text: str) -> float:
     letters = [letter for letter in text if letter.isalpha()]
     return sum(map(str.isupper, letters)) / len(letters) if letters else 0.0
 
-
-def words(text: str) -> list[str]:
-    return WORD.findall(text)
