@@ -9,7 +9,7 @@ model writes can be judged as the corpus was (scorer `hh_rule`).  Replies to one
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import Iterator
 
 import numpy as np
 

@@ -8,7 +8,7 @@ writes can be judged as the corpus was (scorer `stack_exchange_rule`).  Answers 
 
 import hashlib
 from pathlib import Path
-from typing import Callable, Iterable, Iterator
+from typing import Callable, Iterator
 
 import numpy as np
 
