@@ -147,9 +147,9 @@ def other_callbacks(config: Config, parts: Parts) -> list:
 
 
 def save_final(run: RunDirectory, parts: Parts) -> None:
-    from apo.models.save import save_policy
+    from apo.models.save import save_policy, save_reward_model
     with run.folder(run.final) as folder:
-        save_policy(parts.policy, folder)
+        (save_policy if parts.objective.writes_text else save_reward_model)(parts.policy, folder)
         parts.tokenizer.save_pretrained(folder)
 
 

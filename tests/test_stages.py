@@ -5,14 +5,17 @@ import json
 
 import numpy as np
 import pytest
+from transformers import AutoModelForSequenceClassification
 
 from apo import experiment, stages
 from apo import reference_logps as reference
 from apo.cache import Cache
 from apo.config import load_config
 from apo.data.corpus import read_scored
+from apo.data.prepare import prepare
 from apo.errors import ConfigError
 from apo.identity import run_directory
+from apo.scorers.make import make_scorer
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +73,20 @@ def test_its_kin_train_too(places, method):
     outcome = experiment.train(load_config([*places, f"method={method}"]))
     last = rows_of(outcome)[-1]
     assert outcome.state == "done" and np.isfinite(last["eval/loss"])
-    assert (method == "reward_model") == (outcome.path / "final" / "value_head.safetensors").is_file()
     assert bool(list((outcome.path / "samples").glob("*"))) != (method == "reward_model")
+
+
+def test_a_reward_model_is_a_scorer_that_says_what_training_measured(places):
+    """Also to transformers, as a sequence classifier."""
+    outcome = experiment.train(load_config([*places, "method=reward_model", "training.max_steps=12"]))
+    scorer = make_scorer({"name": "reward_model", "model": str(outcome.path)})
+    corpus = prepare(load_config([*places, "method=mle"]).data, None, Cache(next(
+        place for place in places if place.startswith("cache_dir=")).removeprefix("cache_dir=")))
+    heldout = list(corpus.documents("heldout"))
+    rewards = scorer.reward([document.text for document in heldout])
+    margins = [chosen - rejected for chosen, rejected in zip(rewards[::2], rewards[1::2])]
+    assert np.mean(margins) == pytest.approx(rows_of(outcome)[-1]["eval/margin"], rel=1e-3) and np.mean(margins) > 0
+    assert AutoModelForSequenceClassification.from_pretrained(outcome.path / "final").num_labels == 1
 
 
 @pytest.mark.parametrize("method", ["mle", "filtering", "conditional", "unlikelihood", "awr", "rwr"])

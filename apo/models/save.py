@@ -15,6 +15,17 @@ def save_policy(policy: Policy, folder: Path) -> None:
         save_file(policy.value_head.state_dict(), folder / VALUE_HEAD)
 
 
+def save_reward_model(policy: Policy, folder: Path) -> None:
+    """What the value head says at the end of a text, as a model that `AutoModelForSequenceClassification` loads."""
+    from torch import nn
+
+    from apo.models.reward_model import RewardModel
+    score = nn.Linear(policy.value_head.linear.in_features, 1, bias=False).to(policy.device)
+    score.load_state_dict(policy.value_head.linear.state_dict())
+    policy.model.config.closed_texts = True     # as apo.scorers.reward_model reads it
+    RewardModel(policy.body, score).save(folder)
+
+
 def restore_policy(policy: Policy, folder: Path) -> None:
     """Weights into the policy that stands, through transformers' own reader (tied weights, shards, renamed keys)."""
     loaded = type(policy.model).from_pretrained(folder, dtype=policy.model.dtype, config=policy.model.config)

@@ -18,6 +18,8 @@ from apo.scorers.sequence import SequenceScorer, commit, from_hub
 
 reward_model = Lazy("apo.models.reward_model")
 WHO = "scorer reward_model"
+CLOSED = "closed_texts"
+"""In a model's config: it was trained on texts between two ends of text."""
 TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
              "*.model")
 """What is read of a tokenizer beside tokenizer.json, which the fingerprint of a model has."""
@@ -31,6 +33,7 @@ class RewardModelScorer(SequenceScorer):
     """The reward of a text, higher is better."""
 
     kind: ClassVar[Literal["score", "reward"]] = "reward"
+    reads_prompt: ClassVar[bool] = True
     places: ClassVar[tuple[str, ...]] = ("device", "model")
 
     model: str = ""
@@ -39,8 +42,9 @@ class RewardModelScorer(SequenceScorer):
     """Of a hub model.  null: the newest there is, or that is in the cache."""
     max_length: int = 1024
     """Tokens read of a text, up to its end; never more than the model has positions for."""
-    template: Literal["plain", "openassistant"] = "plain"
-    """plain: the text as it is; openassistant: a transcript "\\n\\nHuman: ...\\n\\nAssistant: ..." in the words of
+    template: Literal["auto", "plain", "closed", "openassistant"] = "auto"
+    """plain: the text as it is; closed: between two ends of text, as in training here; auto: closed for a model that
+    was trained here, else plain; openassistant: a transcript "\\n\\nHuman: ...\\n\\nAssistant: ..." in the words of
     OpenAssistant's reward models, each turn with an end of text behind it."""
     sigmoid: bool = False
     """Between 0 and 1, as PRO and A-LoL report it, instead of the model's own number."""
@@ -71,6 +75,7 @@ class RewardModelScorer(SequenceScorer):
             raise ScorerError(f"{WHO}: {error}") from error
         tokenizer = from_hub(WHO, str(folder), lambda **_: reward_model.load_reward_tokenizer(folder))
         tokenizer.truncation_side = "left"
+        self._closed = self.template == "closed" or self.template == "auto" and getattr(model.config, CLOSED, False)
         if self.template == "openassistant":
             self._check(tokenizer)
         return model, tokenizer
@@ -78,7 +83,11 @@ class RewardModelScorer(SequenceScorer):
     def token_ids(self, texts: list[str], tokenizer: Any, longest: int) -> list[list[int]]:
         if self.template == "openassistant":
             texts = [open_assistant(text, tokenizer.eos_token) for text in texts]
-        return super().token_ids(texts, tokenizer, longest)
+        if not self._closed:
+            return super().token_ids(texts, tokenizer, longest)
+        end = tokenizer.eos_token_id
+        inside = tokenizer(texts, truncation=True, max_length=longest - 2, add_special_tokens=False)["input_ids"]
+        return [[end, *ids, end] for ids in inside]
 
     def logits(self, model: Any, inputs: dict[str, Any]) -> Any:
         return model(inputs["input_ids"], inputs["attention_mask"])[:, None]
