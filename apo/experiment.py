@@ -255,7 +255,8 @@ def ranked_rows(config: Config, store, end_id: int, objective, required: bool = 
         items = (preferences(store, config.data.pairs_per_prompt) if objective.needs.view == "preference"
                  else rankings(store, config.data.ranking_length))
         return RankedRows(store, items, max_length=config.data.block_size, end_id=end_id,
-                          effective_batch_size=config.training.effective_batch_size, seed=config.seed)
+                          effective_batch_size=config.training.effective_batch_size, seed=config.seed,
+                          bucket_steps=config.data.bucket_steps)
     except DataError:
         if required:
             raise

@@ -48,7 +48,7 @@ _OF_CLASS: dict[str, dict[Limits, str]] = {
         SHARE: "warmup_ratio",
         BELOW_ONE: "adam_beta1 adam_beta2",
     },
-    "DataConfig": {COUNT: "max_documents pairs_per_prompt", Limits(2): "block_size ranking_length",
+    "DataConfig": {COUNT: "max_documents pairs_per_prompt bucket_steps", Limits(2): "block_size ranking_length",
                    BELOW_ONE: "eval_fraction"},
     "SampledConfig": {COUNT: "num_prompts max_new_tokens", Limits(2): "per_prompt", POSITIVE: "temperature"},
     "ConditionalConfig": {SHARE: "drop_token_fraction"},

@@ -74,6 +74,9 @@ class DataConfig:
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     block_size: int = 256
     """Tokens per training row; of prompts with completions, of the longest prompt and completion together."""
+    bucket_steps: int = 16
+    """Rows of prompts with completions are sorted by length within windows of so many steps, which are then mixed; 1
+    leaves them as drawn."""
     pairs_per_prompt: int | None = 10
     """Preferences made from the completions of one prompt, at most.  null: all."""
     sampled: SampledConfig = field(default_factory=SampledConfig)

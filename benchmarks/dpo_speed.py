@@ -69,7 +69,8 @@ def ours(pairs, precision: str) -> tuple[float, float]:
                           f"training.effective_batch_size={BATCH}", "training.logging_steps=100"])
     store = store_of(pairs)
     documents = np.arange(2 * len(pairs)).reshape(-1, 2)
-    rows = RankedRows(store, Items(documents), max_length=1024, end_id=1, effective_batch_size=BATCH, seed=1)
+    rows = RankedRows(store, Items(documents), max_length=1024, end_id=1, effective_batch_size=BATCH, seed=1,
+                      bucket_steps=config.data.bucket_steps)
     policy, objective = Policy(make_model()), objectives.get("dpo")(beta=BETA)
     with tempfile.TemporaryDirectory() as folder:
         rows.ref_logps_D = reference_logps(policy, rows, {}, Cache(folder), precision, BATCH)

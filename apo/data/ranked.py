@@ -5,7 +5,7 @@ The tokens stay where they are, so every view of one corpus costs a few integers
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import combinations
 from typing import Any
 
@@ -71,15 +71,16 @@ def rankings(store: TokenStore, length: int) -> Items:
 class RankedRows(BatchSource):
     """Rows of a prompt with its completions, epoch after epoch in an order drawn for each.
 
-    Within a step rows are sorted by length, so that micro-batches hold rows of like length and little padding; what a
-    step consists of does not depend on it.
+    Steps are cut from windows of `bucket_steps` steps, within which items are sorted by length and the steps then
+    mixed: rows of a step are of like length, and little of a batch is padding.  What a step consists of depends on the
+    seed alone, not on micro-batches or processes.
     """
 
     def __init__(self, store: TokenStore, items: Items, *, max_length: int, end_id: int, effective_batch_size: int,
-                 seed: int, rank: int = 0, world_size: int = 1):
+                 seed: int, bucket_steps: int = 1, rank: int = 0, world_size: int = 1):
         """`max_length`: tokens of the longest prompt and completion together; of a longer one the beginning of the
         prompt is cut off.  `end_id` stands before every prompt."""
-        self.store, self.max_length, self.end_id = store, max_length, end_id
+        self.store, self.max_length, self.end_id, self.seed = store, max_length, end_id, seed
         first_D = store.document_segments_D1[:-1]
         self.prompt_lengths_D = np.diff(store.segment_starts_S1)[first_D]
         self.completion_lengths_D = np.diff(store.document_starts_D1) - self.prompt_lengths_D
@@ -88,6 +89,8 @@ class RankedRows(BatchSource):
         self.rows_per_step, self.rank, self.step = effective_batch_size, rank, 0
         self.share = rows_per_process(effective_batch_size, world_size)
         self.ref_logps_D: np.ndarray | None = None
+        self.bucket_steps = bucket_steps
+        self._window = lru_cache(maxsize=2)(self._draw_window)
         self._order = lru_cache(maxsize=2)(lambda epoch: stream(seed, "order", epoch).permutation(self.num_items))
 
     @property
@@ -112,9 +115,16 @@ class RankedRows(BatchSource):
         return self.max_length - longest_G[group_D]
 
     def next(self) -> CompletionBatch:
-        first = self.step * self.rows_per_step + self.rank * self.share
+        window, place = divmod(self.step, self.bucket_steps)
         self.step += 1
-        return self.rows(np.array([self._item_at(first + i) for i in range(self.share)]))
+        return self.rows(self._window(window)[place][self.rank * self.share:(self.rank + 1) * self.share])
+
+    def _draw_window(self, window: int) -> np.ndarray:
+        """[steps, rows] items of a window of steps."""
+        count = self.bucket_steps * self.rows_per_step
+        items = np.array([self._item_at(served) for served in range(window * count, (window + 1) * count)])
+        steps_SR = items[np.argsort(self.row_lengths_P[items], kind="stable")].reshape(self.bucket_steps, -1)
+        return stream(self.seed, "windows", window).permutation(steps_SR)
 
     def _item_at(self, served: int) -> int:
         epoch, place = divmod(served, self.num_items)
@@ -178,13 +188,18 @@ class RankedRows(BatchSource):
     def epoch(self) -> float:
         return self.documents_seen / self.num_items
 
-    @property
-    def tokens_per_item(self) -> float:
-        """Mean tokens of a row."""
+    @cached_property
+    def row_lengths_P(self) -> np.ndarray:
+        """Tokens of each item's row."""
         documents_PN = self.items.documents_PN
         completions_PN = np.where(documents_PN != ABSENT, self.completion_lengths_D[documents_PN], 0)
         first_P = documents_PN[:, 0]
-        return float((completions_PN.sum(1) + np.minimum(self.prompt_lengths_D + 1, self.room_D)[first_P]).mean())
+        return completions_PN.sum(1) + np.minimum(self.prompt_lengths_D + 1, self.room_D)[first_P]
+
+    @property
+    def tokens_per_item(self) -> float:
+        """Mean tokens of a row."""
+        return float(self.row_lengths_P.mean())
 
     def describe(self) -> dict[str, Any]:
         tokens = self.tokens_per_item

@@ -95,9 +95,27 @@ def test_rows_of_a_step_are_sorted_by_length_and_each_item_comes_once_an_epoch(m
     assert rows.epoch == 1.0 and rows.documents_seen == 4
 
 
-def test_the_cursor_is_a_number(made):
+@pytest.mark.parametrize("bucket_steps", [1, 2, 4])
+def test_windows_change_the_order_and_not_what_an_epoch_holds(made, bucket_steps):
     _, store, _ = made
-    rows, again = (rows_of(store, preferences(store, None)) for _ in range(2))
+    rows = rows_of(store, preferences(store, None), effective_batch_size=1, bucket_steps=bucket_steps)
+    served = [rows.next().rewards_RN.tolist()[0] for _ in range(8)]
+    epochs = [sorted(served[:4]), sorted(served[4:])]
+    assert epochs[0] == epochs[1] == [[1, -1], [1, 0], [3, -1], [3, 1]]
+
+
+def test_steps_of_a_window_hold_rows_of_like_length(made):
+    _, store, _ = made
+    rows = rows_of(store, preferences(store, None), effective_batch_size=2, bucket_steps=2)
+    lengths = [(rows.next().branch_RT >= 0).sum(1).tolist() for _ in range(2)]
+    low, high = sorted(lengths)
+    assert max(low) <= min(high)
+
+
+@pytest.mark.parametrize("bucket_steps", [1, 3])
+def test_the_cursor_is_a_number(made, bucket_steps):
+    _, store, _ = made
+    rows, again = (rows_of(store, preferences(store, None), bucket_steps=bucket_steps) for _ in range(2))
     served = [rows.next() for _ in range(5)]
     again.load_state_dict({"step": 3})
     assert again.next().input_ids_RT.tolist() == served[3].input_ids_RT.tolist()
