@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, ClassVar, Iterable, Iterator, Protocol
+from typing import Any, Callable, ClassVar, Iterable, Iterator, Protocol, TypeVar
 
 from apo.data.sentences import sentences, version
 from apo.errors import ConfigError, DataError, nearest
@@ -54,6 +54,7 @@ class BadRow(Exception):
 
 Row = tuple[str, "dict[str, Any] | BadRow"]
 """(origin, row): a reader hands over a BadRow in place of what it could not parse."""
+Made = TypeVar("Made")
 
 
 @dataclass(slots=True)
@@ -254,27 +255,37 @@ def read_rows(rows: Iterable[Row], data: DataConfig, name: str) -> Iterator[Docu
     Raises DataError with up to five bad rows in one message; `name` is the file or dataset.
     """
     columns: Columns | None = None
+
+    def read(row: dict[str, Any], origin: str) -> Document:
+        nonlocal columns
+        if columns is None:
+            columns = _first(row, data, name)
+        return columns.read(row, origin)
+    yield from usable(rows, read)
+    if columns is None:
+        raise DataError(f"{name}: no rows; there is nothing to train on")
+
+
+def usable(rows: Iterable[Row], read: Callable[[dict[str, Any], str], Made]) -> Iterator[Made]:
+    """What `read(row, origin)` makes of the rows.  It raises BadRow for one that cannot be used; up to five of them
+    are told in one DataError, and nothing comes after the first."""
     complaints: list[str] = []
     after_first = 0
     for origin, row in rows:
         try:
             if isinstance(row, BadRow):
                 raise row
-            if columns is None:
-                columns = _first(row, data, name)
-            document = columns.read(row, origin)
+            made = read(row, origin)
         except BadRow as bad:
             complaints.append(f"{origin}: {bad}")
         else:
             if not complaints:
-                yield document
+                yield made
         after_first += bool(complaints)
         if len(complaints) == MAX_COMPLAINTS or after_first > LOOK_AHEAD:
             break
     if complaints:
         raise DataError(_told(complaints))
-    if columns is None:
-        raise DataError(f"{name}: no rows; there is nothing to train on")
 
 
 def _first(row: dict[str, Any], data: DataConfig, name: str) -> Columns:
@@ -297,6 +308,35 @@ def _column(names: list[str], asked: str | None, usual: tuple[str, ...], option:
     if asked not in names:
         raise BadRow(f'has no column "{asked}" ({option}).{nearest(asked, names)} It has {_listed(names)}')
     return asked
+
+
+def text_in(row: dict[str, Any], column: str) -> str:
+    """The text in a column.  Raises BadRow."""
+    if column not in row:
+        raise BadRow(f'no "{column}"; the row has {_listed(row)}')
+    return _text(row[column], column)
+
+
+def whole_number_in(row: dict[str, Any], column: str) -> int:
+    """The whole number in a column.  Raises BadRow."""
+    if column not in row:
+        raise BadRow(f'no "{column}"; the row has {_listed(row)}')
+    number = _number(row[column], column)
+    if number != int(number):
+        raise BadRow(f'"{column}" holds {number} where a whole number is needed')
+    return int(row[column])
+
+
+def list_in(row: dict[str, Any], column: str) -> list[dict[str, Any]]:
+    """The objects in a column.  Raises BadRow."""
+    if column not in row:
+        raise BadRow(f'no "{column}"; the row has {_listed(row)}')
+    if not isinstance(row[column], list):
+        raise BadRow(f'"{column}" is {_kind(row[column])}, not a list')
+    for value in row[column]:
+        if not isinstance(value, dict):
+            raise BadRow(f'"{column}" holds {_kind(value)} where an object is needed')
+    return row[column]
 
 
 def _text(value: Any, column: str) -> str:
