@@ -274,10 +274,11 @@ def _first(row: dict[str, Any], data: DataConfig, name: str) -> Columns:
         raise DataError(f"{name} {bad}") from None
 
 
-def told(rows: Iterable[Row], read: Callable[[dict[str, Any], str], Any], name: str) -> Iterator[Any]:
+def told(rows: Iterable[Row], read: Callable[[dict[str, Any], str], Any], name: str | None = None) -> Iterator[Any]:
     """`read(row, origin)` of every row.
 
-    Raises DataError with up to five bad rows in one message; `name` is the file or dataset.
+    Raises DataError with up to five bad rows in one message, and where there is none at all but a `name` of the file or
+    dataset to complain about.
     """
     complaints: list[str] = []
     found, after_first = False, 0
@@ -297,7 +298,7 @@ def told(rows: Iterable[Row], read: Callable[[dict[str, Any], str], Any], name: 
             break
     if complaints:
         raise DataError(complaint_of(complaints))
-    if not found:
+    if name and not found:
         raise DataError(f"{name}: no rows; there is nothing to train on")
 
 
@@ -314,6 +315,36 @@ def _column(names: list[str], asked: str | None, usual: tuple[str, ...], option:
     if asked not in names:
         raise BadRow(f'has no column "{asked}" ({option}).{nearest(asked, names)} It has {_listed(names)}')
     return asked
+
+
+def text_at(row: dict[str, Any], column: str) -> str:
+    """The text in a column.  Raises BadRow."""
+    return text_in(_at(row, column), column)
+
+
+def whole_number_at(row: dict[str, Any], column: str) -> int:
+    """The whole number in a column.  Raises BadRow."""
+    number = number_in(_at(row, column), column)
+    if number != int(number):
+        raise BadRow(f'"{column}" holds {number} where a whole number is needed')
+    return int(number)
+
+
+def list_at(row: dict[str, Any], column: str) -> list[dict[str, Any]]:
+    """The objects in a column.  Raises BadRow."""
+    value = _at(row, column)
+    if not isinstance(value, list):
+        raise BadRow(f'"{column}" is {_kind(value)}, not a list')
+    for item in value:
+        if not isinstance(item, dict):
+            raise BadRow(f'"{column}" holds {_kind(item)} where an object is needed')
+    return value
+
+
+def _at(row: dict[str, Any], column: str) -> Any:
+    if column not in row:
+        raise BadRow(f'no "{column}"; the row has {_listed(row)}')
+    return row[column]
 
 
 def text_in(value: Any, column: str) -> str:
