@@ -103,14 +103,21 @@ def html_to_markdown(html: str) -> str:
 
     Formulas between dollars are left as they are.  HTML nested too deeply to be converted becomes its bare text.
     """
-    from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", MarkupResemblesLocatorWarning)      # a post may be nothing but a name
-        soup = BeautifulSoup(html.replace("\r\n", "\n"), "html.parser")
+    soup = _parsed(html.replace("\r\n", "\n"))
     try:
         return _converter().convert_soup(soup).strip()
     except RecursionError:
         return soup.get_text().strip()
+
+
+def _parsed(html: str) -> Any:
+    from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning, ParserRejectedMarkup
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MarkupResemblesLocatorWarning)      # a post may be nothing but a name
+        try:
+            return BeautifulSoup(html, "html.parser")
+        except ParserRejectedMarkup:        # a marked section that is none, such as "<![x y"
+            return BeautifulSoup(html.replace("<![", "&lt;!["), "html.parser")
 
 
 def version() -> str:
@@ -131,7 +138,7 @@ def _converter() -> Any:
 
         def convert_pre(self, el: Any, text: str, parent_tags: set[str]) -> str:
             """With a fence longer than any in the code."""
-            text = re.sub(r"\A(?:[ \t]*\n)+|\s+\Z", "", text)
+            text = re.sub(r"\A(?:[ \t]*\n)+", "", text).rstrip()
             if not text:
                 return ""
             fence = "`" * max([3, *(len(run) + 1 for run in LONGEST_RUN.findall(text))])

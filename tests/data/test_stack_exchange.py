@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import time
 from collections import Counter
 
 import pytest
@@ -109,6 +110,7 @@ def test_questions_are_divided_for_good():
     ("<p>2 * 3 &lt; 7 &amp; so</p>", "2 \\* 3 < 7 & so"),
     ("<p>so $x_{1} * y_{2}$ and $$\na_b\n$$ not a_b</p>", "so $x_{1} * y_{2}$ and $$\na_b\n$$ not a\\_b"),
     ("notes.txt", "notes.txt"),
+    ("<p>&#xD800; &#0;</p>", "\ufffd \ufffd"),
     ("<!-- nothing -->", ""),
     ("", ""),
 ])
@@ -137,6 +139,17 @@ def test_code_in_a_list_is_indented_with_it():
 def test_lines_are_not_wrapped():
     line = "word " * 500
     assert html_to_markdown(f"<p>{line}</p>") == line.strip()
+
+
+@pytest.mark.parametrize("html", ["<pre>" + " " * 50_000 + "x</pre>", "$" * 5001, "<p>" * 10_000, "`" * 50_000])
+def test_odd_posts_take_no_longer_than_others(html):
+    start = time.perf_counter()
+    html_to_markdown(html)
+    assert time.perf_counter() - start < 5
+
+
+def test_html_that_the_parser_rejects_is_read_all_the_same():
+    assert html_to_markdown("<p>a</p>\n<![foo bar").startswith("a")
 
 
 def test_html_nested_too_deeply_becomes_its_text():
