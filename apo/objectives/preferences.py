@@ -80,10 +80,13 @@ def apo_down(a, b, lengths_w, lengths_l, beta, smoothing):
 
 
 def discopop(a, b, lengths_w, lengths_l, beta, smoothing):
-    """Lu et al. 2024: between a logistic and an exponential loss, by a gate on the lead."""
+    """Lu et al. 2024, eq. 5: between a logistic and an exponential loss, by a gate on the lead.
+
+    The gate goes into the exponent: e^-lead alone overflows fp32 for a lead below -88, and a closed gate times infinity
+    is not a number.
+    """
     lead = beta * (a - b)
-    gate = torch.sigmoid(lead / TAU)
-    return -(1 - gate) * _log_sigmoid(lead) + gate * torch.exp(-lead)
+    return -torch.sigmoid(-lead / TAU) * _log_sigmoid(lead) + torch.exp(_log_sigmoid(lead / TAU) - lead)
 
 
 DPO_LOSSES: dict[str, Callable] = {loss.__name__: loss for loss in (
@@ -118,8 +121,8 @@ def kto_losses(ratios_N, desirable_N, baseline, *, beta: float, desirable_weight
         baseline: scalar, an estimate of KL(policy || reference), nats, without gradient.
     """
     lead_N = beta * torch.where(desirable_N, ratios_N - baseline, baseline - ratios_N)
-    weights_N = torch.where(desirable_N, float(desirable_weight), float(undesirable_weight))
-    return weights_N * (1 - torch.sigmoid(lead_N))
+    losses_N = torch.sigmoid(-lead_N)       # 1 - sigmoid(lead), which rounds to 0 where this keeps its digits
+    return torch.where(desirable_N, desirable_weight * losses_N, undesirable_weight * losses_N)
 
 
 # ---- pairs without a reference ---------------------------------------------------------------------------------------
@@ -141,7 +144,10 @@ def orpo_losses(mean_logps_w_B, mean_logps_l_B, *, beta: float):
 
 
 def simpo_losses(mean_logps_w_B, mean_logps_l_B, *, beta: float, gamma: float):
-    """-log sigma(beta (difference of means) - gamma) (Meng et al. 2024, eq. 6), [B]."""
+    """-log sigma(beta (difference of means) - gamma) (Meng et al. 2024, eq. 6), [B].
+
+    gamma is the paper's and TRL's `simpo_gamma`; the release's option `gamma_beta_ratio` is gamma / beta.
+    """
     return -_log_sigmoid(beta * (mean_logps_w_B - mean_logps_l_B) - gamma)
 
 
@@ -153,16 +159,22 @@ def pro_losses(mean_logps_BN, rewards_BN, present_BN, numerator: str = "max_gap"
 
         L_k = logsumexp(s_k G_k, {s_i g_ki : i > k}) - s_k G_k,    g_ki = r_k - r_i,  G_k = max over i > k of g_ki
 
-    s: means of log p over tokens, of completions sorted by falling reward r.  Rows may have fewer completions.
-    `numerator`: max_gap as above (paper and release), or one, s_k itself in place of s_k G_k.
-    Raises ValueError for rewards that are not sorted.
+    s: means of log p over tokens, of completions sorted by falling reward r.  Rows may have fewer completions: those
+    present come first, and what stands in the places of the others does not matter.
+    `numerator`: max_gap as above (the paper's T_k^k = min over i > k of T_k^i, T = 1 / g; and the release), or one, s_k
+    itself in place of s_k G_k.  With `one` equal rewards still have a gradient, with max_gap none.
+    Raises ValueError for rewards that are not sorted, NaN among them.
     """
+    if numerator not in ("max_gap", "one"):
+        raise ValueError(f'numerator is "max_gap" or "one", not "{numerator}"')
+    # Not a number times a gradient of 0 is not a number: absent places are emptied before anything is computed of them.
+    mean_logps_BN, rewards_BN = (values_BN.masked_fill(~present_BN, 0) for values_BN in (mean_logps_BN, rewards_BN))
     count = mean_logps_BN.shape[1]
     losses_B = torch.zeros_like(mean_logps_BN[:, 0])
     for k in range(count - 1):
         gaps_BI = rewards_BN[:, k, None] - rewards_BN[:, k + 1:]
         there_BI = present_BN[:, k + 1:]
-        if (gaps_BI[there_BI] < 0).any():
+        if not (gaps_BI[there_BI] >= 0).all():
             raise ValueError("rewards are not sorted, the best first")
         top_B = torch.where(there_BI, gaps_BI, 0).amax(1) if numerator == "max_gap" else 1.0
         positive_B = mean_logps_BN[:, k] * top_B

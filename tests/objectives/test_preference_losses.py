@@ -92,14 +92,40 @@ def test_smoothing_has_its_least_loss_where_the_policy_is_as_sure_as_the_label()
     assert 1 / (1 + math.exp(-best)) == pytest.approx(0.8, abs=2e-3)
 
 
-@pytest.mark.parametrize("name", [name for name in FORMULAS if name not in ("discopop", "sppo_hard", "ipo")])
-@pytest.mark.parametrize("lead", [1e4, -1e4])
-def test_extremes_give_numbers(name, lead):
-    a = torch.tensor([lead], dtype=torch.float32, requires_grad=True)
-    loss = ours.dpo_losses(name, a, -a.detach(), torch.ones(1), torch.ones(1), beta=0.3,
-                           label_smoothing=EPSILON if name in ours.SMOOTHING else 0.0)
-    loss.sum().backward()
-    assert loss.isfinite().all() and a.grad.isfinite().all()
+def finite_in_float32(loss, *numbers) -> bool:
+    """Whether a loss of these numbers, and its gradient in each, are finite."""
+    tensors = [torch.tensor([number], dtype=torch.float32, requires_grad=True) for number in numbers]
+    found = loss(*tensors)
+    found.sum().backward()
+    return all(tensor.isfinite().all() for tensor in (found, *(tensor.grad for tensor in tensors)))
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("a, b", [(1e4, -1e4), (-1e4, 1e4), (-1e4, -1e4), (-400.0, 0.0), (0.0, 0.0)])
+def test_extremes_give_numbers(name, a, b):
+    smoothing = EPSILON if name in ours.SMOOTHING else 0.0
+    assert finite_in_float32(lambda a, b: ours.dpo_losses(name, a, b, torch.ones(1), torch.ones(1), beta=BETA,
+                                                          label_smoothing=smoothing), a, b)
+
+
+@pytest.mark.parametrize("chosen, rejected", [(1e4, -1e4), (-1e4, 1e4)])
+def test_extremes_of_kto_and_rewards_give_numbers(chosen, rejected):
+    for desirable in (True, False):
+        assert finite_in_float32(lambda w, desirable=desirable: ours.kto_losses(w, torch.tensor([desirable]), 0.0,
+                                                                                beta=BETA), chosen)
+    assert finite_in_float32(lambda won, lost: ours.bradley_terry_losses(won, lost, centre=0.01), chosen, rejected)
+
+
+@pytest.mark.parametrize("chosen, rejected", [(0.0, -1e4), (-1e4, 0.0), (-1e-9, -1e-9), (-1e4, -1e4)])
+def test_extremes_without_a_reference_give_numbers(chosen, rejected):
+    """Means of log-probabilities are never above 0, where a completion is certain."""
+    assert finite_in_float32(lambda won, lost: ours.orpo_losses(won, lost, beta=BETA), chosen, rejected)
+    assert finite_in_float32(lambda won, lost: ours.simpo_losses(won, lost, beta=2.0, gamma=0.5), chosen, rejected)
+
+
+def test_a_closed_gate_leaves_discopop_the_logistic_loss():
+    """A lead of 0.3 * -400 = -120: log(1 + e^120) = 120, and e^(20 * -120 + 120) of the exponential loss."""
+    assert losses("discopop", -400.0, 0.0).item() == pytest.approx(120.0)
 
 
 @pytest.mark.parametrize("options, said", [
@@ -122,6 +148,23 @@ def test_kto_by_hand():
     torch.testing.assert_close(found, torch.tensor([2 * 0.2689414214, 4 * 0.1824255238]))
     at_baseline = ours.kto_losses(torch.tensor([1.0]), torch.tensor([True]), 1.0, beta=0.5)
     assert at_baseline.item() == 0.5
+
+
+def test_kto_is_its_formula():
+    rng = np.random.default_rng(3)
+    ratios, desirable, baseline = rng.normal(0, 6, 40), rng.random(40) < 0.5, 0.7
+    lead = BETA * (ratios - baseline)
+    expected = np.where(desirable, 1.5 / (1 + np.exp(lead)), 0.25 / (1 + np.exp(-lead)))
+    found = ours.kto_losses(torch.tensor(ratios), torch.tensor(desirable), baseline, beta=BETA, desirable_weight=1.5,
+                            undesirable_weight=0.25)
+    assert found.dtype == torch.float64
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
+
+
+def test_kto_keeps_its_digits_far_above_the_baseline():
+    """1 - sigmoid(40) = e^-40, which is not 0."""
+    found = ours.kto_losses(torch.tensor([80.0]), torch.tensor([True]), 0.0, beta=0.5)
+    assert found.item() == pytest.approx(math.exp(-40), rel=1e-5, abs=0)
 
 
 def test_orpo_is_its_formula():
@@ -152,6 +195,14 @@ def test_simpo_by_hand():
     assert found.item() == pytest.approx(math.log1p(math.exp(-0.5)))
 
 
+def test_simpo_is_its_formula():
+    rng = np.random.default_rng(4)
+    chosen, rejected = -rng.exponential(1, 40), -rng.exponential(1, 40)
+    powers = (np.exp(chosen) / np.exp(rejected)) ** 2.5     # of the ratio of geometric means
+    found = ours.simpo_losses(torch.tensor(chosen), torch.tensor(rejected), beta=2.5, gamma=0.8)
+    np.testing.assert_allclose(found.numpy(), -np.log(powers / (powers + np.exp(0.8))), rtol=1e-9)
+
+
 # ---- PRO, Bradley-Terry ----------------------------------------------------------------------------------------------
 
 
@@ -180,6 +231,32 @@ def test_pro_is_the_releases_loss():
     assert ours.pro_losses(*tensors, numerator="one").item() == pytest.approx(plain)
 
 
+def test_pro_of_two_is_a_logistic_loss():
+    """softplus(g (s_2 - s_1)), g the distance of the rewards."""
+    rng = np.random.default_rng(5)
+    s_RN, r_RN = -rng.exponential(1, (30, 2)), -np.sort(rng.normal(0, 2, (30, 2)), axis=1)      # best first
+    found = ours.pro_losses(torch.tensor(s_RN), torch.tensor(r_RN), torch.ones(30, 2).bool())
+    expected = np.log1p(np.exp((r_RN[:, 0] - r_RN[:, 1]) * (s_RN[:, 1] - s_RN[:, 0])))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
+
+
+def test_what_stands_in_the_place_of_an_absent_completion_does_not_matter():
+    s_BN = torch.tensor([[-1.0, -2.0, math.nan]], requires_grad=True)
+    r_BN = torch.tensor([[1.0, 0.0, math.nan]], requires_grad=True)
+    loss = ours.pro_losses(s_BN, r_BN, torch.tensor([[True, True, False]])).sum()
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log1p(math.exp(-1)))
+    assert s_BN.grad.tolist()[0] == pytest.approx([-0.2689414214, 0.2689414214, 0.0])
+    assert r_BN.grad.isfinite().all()
+
+
+def test_pro_of_one_completion_is_nothing():
+    s_BN = torch.tensor([[-1.0, -2.0]], requires_grad=True)
+    loss = ours.pro_losses(s_BN, torch.zeros(1, 2), torch.tensor([[True, False]]))
+    loss.sum().backward()
+    assert loss.item() == 0 and s_BN.grad.tolist() == [[0.0, 0.0]]
+
+
 def test_pro_of_rows_with_fewer_completions_is_that_of_the_rest():
     rng = np.random.default_rng(2)
     s_RN, r_RN = -rng.exponential(1, (20, 4)), -np.sort(-rng.normal(0, 2, (20, 4)), axis=1)
@@ -202,11 +279,28 @@ def test_pro_learns_nothing_from_equal_rewards_and_stands_large_ones():
 def test_pro_refuses_rewards_that_are_not_sorted():
     with pytest.raises(ValueError, match="not sorted"):
         ours.pro_losses(torch.zeros(1, 2), torch.tensor([[0.0, 1.0]]), torch.ones(1, 2).bool())
+    with pytest.raises(ValueError, match="not sorted"):
+        ours.pro_losses(torch.zeros(1, 2), torch.tensor([[0.0, math.nan]]), torch.ones(1, 2).bool())
+
+
+def test_pro_refuses_a_numerator_it_does_not_know():
+    with pytest.raises(ValueError, match="max-gap"):
+        ours.pro_losses(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1, 2).bool(), numerator="max-gap")
 
 
 def test_bradley_terry_by_hand():
     found = ours.bradley_terry_losses(torch.tensor([2.0]), torch.tensor([1.0]), torch.tensor([0.5]), centre=0.01)
     assert found.item() == pytest.approx(math.log1p(math.exp(-0.5)) + 0.09)
+
+
+def test_bradley_terry_is_its_formula():
+    rng = np.random.default_rng(6)
+    chosen, rejected, margins = rng.normal(0, 3, (3, 40))
+    found = ours.bradley_terry_losses(*(torch.tensor(x) for x in (chosen, rejected, margins)), centre=0.02)
+    wins = np.exp(chosen) / (np.exp(chosen) + np.exp(rejected + margins))
+    np.testing.assert_allclose(found.numpy(), -np.log(wins) + 0.02 * np.square(chosen + rejected), rtol=1e-9)
+    found = ours.bradley_terry_losses(torch.tensor(chosen), torch.tensor(rejected))
+    np.testing.assert_allclose(found.numpy(), np.log(1 + np.exp(rejected) / np.exp(chosen)), rtol=1e-9)
 
 
 # ---- TRL's own numbers -----------------------------------------------------------------------------------------------
@@ -237,3 +331,14 @@ def test_trl_computes_the_same_simpo_and_orpo():
     tokens = sum(row["length"] + row["prompt_length"] for row in chosen)        # TRL: one mean over the batch's tokens
     nll = -sum(row["completion"] + row["prompt"] for row in chosen) / tokens
     assert nll + odds.item() == pytest.approx(TRL["losses"]["orpo"], rel=1e-5)
+
+
+def test_trl_computes_the_same_kto():
+    kto = TRL["kto"]
+    ratios = torch.tensor([TRL["log_probs"][side][i]["completion"] - TRL["reference"][side][i]
+                           for i, side in enumerate(kto["sides"])])
+    assert kto["baseline"] > 0      # not clipped, so that it is tested
+    found = ours.kto_losses(ratios, torch.tensor([side == "chosen" for side in kto["sides"]]), kto["baseline"],
+                            beta=TRL["beta"], desirable_weight=kto["desirable_weight"],
+                            undesirable_weight=kto["undesirable_weight"])
+    assert found.mean().item() == pytest.approx(TRL["losses"]["kto"], rel=1e-5)
