@@ -6,23 +6,21 @@ seed.  What comes out is a corpus of completions like any other, so every method
 trains on every task.
 """
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator
 
-import numpy as np
-
 from apo.cache import Cache, digest
 from apo.console import progress, say
 from apo.data.corpus import FORMAT, Corpus, write_scored
-from apo.data.sources.base import Document
+from apo.data.scoring import completion_scores
+from apo.data.sources.base import Ranked
 from apo.data.tokenizer import tokenizer_fingerprint
 from apo.errors import DataError
 from apo.reference_logps import weights_digest
 from apo.rollouts.generate import generate
 from apo.schema import GenerationConfig, SampledConfig
-from apo.scorers.base import Scorer, checked, checked_segments
+from apo.scorers.base import Scorer
 from apo.seeds import stream, stream_seed
 
 if TYPE_CHECKING:
@@ -42,7 +40,8 @@ def sampled_corpus(options: SampledConfig, corpus: Corpus, policy: "Policy", tok
     def build(folder: Path) -> None:
         prompts = beginnings(corpus, options.num_prompts, seed)
         say(f"sampling {options.per_prompt} continuations of each of {len(prompts)} beginnings of training documents")
-        documents = ranked(prompts, options, policy, tokenizer, scorer, seed, batch_size)
+        rankings = ranked(prompts, options, policy, tokenizer, scorer, seed, batch_size)
+        documents = (document for group, each in enumerate(rankings) for document in each.documents(group))
         write_scored(folder, documents, None, f"{corpus.source}: its policy wrote nothing")
 
     return Corpus(cache.get("sampled", key, build), corpus.source, digest(key))
@@ -84,7 +83,7 @@ def cut_at_space(text: str, at: int) -> str:
 
 
 def ranked(prompts: list[Beginning], options: SampledConfig, policy: "Policy", tokenizer, scorer: Scorer, seed: int,
-           batch_size: int) -> Iterator[Document]:
+           batch_size: int) -> Iterator[Ranked]:
     """The different continuations of every prompt, the best first."""
     generation = GenerationConfig(temperature=options.temperature, max_new_tokens=options.max_new_tokens)
     asked = [ids_of(tokenizer, each) for each in prompts for _ in range(options.per_prompt)]
@@ -96,10 +95,11 @@ def ranked(prompts: list[Beginning], options: SampledConfig, policy: "Policy", t
         texts = {text: each.finished for each in some if (text := decoded(tokenizer, each.ids))}
         if options.with_original:
             texts |= original(tokenizer, beginning, options.max_new_tokens)
-        scores = scores_of(scorer, beginning.prompt, list(texts)) if texts else []
-        for rank, i in enumerate(np.argsort(scores, kind="stable")):
-            text, numbers = list(texts)[i], [math.nan, scores[i]]
-            yield Document(f"beginning {number + 1}", [beginning.prompt, text], numbers, rank, texts[text])
+        if texts:
+            judged = completion_scores(scorer, [[beginning.prompt, text] for text in texts])
+            best = sorted(zip(texts, judged), key=lambda each: each[1][1])
+            yield Ranked(f"beginning {number + 1}", beginning.prompt, [text for text, _ in best],
+                         [-score for _, (_, score) in best], [texts[text] for text, _ in best])
 
 
 def ids_of(tokenizer, beginning: Beginning) -> list[int]:
@@ -118,13 +118,3 @@ def original(tokenizer, beginning: Beginning, max_tokens: int) -> dict[str, bool
 def decoded(tokenizer, ids: list[int]) -> str:
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) if ids else ""
 
-
-def scores_of(scorer: Scorer, prompt: str, texts: list[str]) -> list[float]:
-    """Misalignment of each continuation: where segments are judged in their context, in that of the prompt."""
-    if scorer.reads_prompt:
-        numbers = checked(scorer, [prompt + text for text in texts])
-    elif scorer.in_context:
-        numbers = [checked_segments(scorer, [prompt, text])[1] for text in texts]
-    else:
-        numbers = checked(scorer, texts)
-    return [-number for number in numbers] if scorer.kind == "reward" else numbers

@@ -98,8 +98,9 @@ def store_of(pairs):
     starts = np.cumsum([0, *map(len, segments)])
     count = len(segments)
     scores = np.where(np.arange(count) % 2 == 0, np.nan, np.arange(count) % 4 // 2)
+    numbers_D = np.arange(count // 2, dtype=np.int32)
     return TokenStore(np.concatenate(segments).astype(np.uint16), starts, scores, np.zeros(count, np.int32),
-                      np.arange(0, count + 1, 2), np.arange(count // 2, dtype=np.int32) % 2)
+                      np.arange(0, count + 1, 2), numbers_D % 2, numbers_D // 2)
 
 
 def of_trl(pairs, precision: str) -> tuple[float, float]:

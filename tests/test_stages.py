@@ -117,7 +117,7 @@ def test_text_gets_completions_from_the_policy_it_starts_from(tmp_path):
     first = experiment.train(load_config([*places, "method=dpo"]))
     sampled, = (tmp_path / "cache" / "sampled").glob("*/scored.parquet")
     made = list(read_scored(sampled))
-    assert {document.rank for document in made} == {0, 1, 2}
+    assert {document.standing.rank for document in made} == {0, 1, 2}
     groups = [[document for document in made if document.texts[0] == prompt]
               for prompt in dict.fromkeys(document.texts[0] for document in made)]
     assert len(groups) == 24

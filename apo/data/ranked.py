@@ -35,15 +35,16 @@ class Items:
 
 def groups(store: TokenStore) -> list[np.ndarray]:
     """Documents of each prompt, best first."""
-    return np.split(np.arange(store.num_documents), np.flatnonzero(store.document_ranks_D == 0)[1:])
+    return np.split(np.arange(store.num_documents), np.flatnonzero(np.diff(store.document_groups_D)) + 1)
 
 
 def preferences(store: TokenStore, per_prompt: int | None, seed: int = 0) -> Items:
     """(better, worse) of every two completions of a prompt, at most `per_prompt` by a draw that depends on the prompt's
-    place and `seed`.  Equal scores are no preference.  Raises DataError where there is none."""
-    scores_D, found, ties = store.document_scores_D, [], 0
+    place and `seed`.  Which is better the ranks say: where the data know it, a scorer has no say in it.  Two of one
+    rank are no preference.  Raises DataError where there is none."""
+    ranks_D, found, ties = store.document_ranks_D, [], 0
     for number, documents in enumerate(groups(store)):
-        pairs = [pair for pair in combinations(documents.tolist(), 2) if scores_D[pair[0]] != scores_D[pair[1]]]
+        pairs = [pair for pair in combinations(documents.tolist(), 2) if ranks_D[pair[0]] != ranks_D[pair[1]]]
         ties += len(documents) * (len(documents) - 1) // 2 - len(pairs)
         if per_prompt is not None and len(pairs) > per_prompt:
             kept = stream(seed, "pairs", number).permutation(len(pairs))[:per_prompt]
@@ -56,7 +57,8 @@ def preferences(store: TokenStore, per_prompt: int | None, seed: int = 0) -> Ite
 
 
 def rankings(store: TokenStore, length: int) -> Items:
-    """The best `length` completions of every prompt that has two or more, of two only where their scores differ."""
+    """The `length` completions with the lowest scores of every prompt that has two or more whose scores differ: the
+    methods that take them weigh by the distances between scores."""
     scores_D, found = store.document_scores_D, []
     for documents in groups(store):
         best = documents[np.argsort(scores_D[documents], kind="stable")][:length]
@@ -109,8 +111,8 @@ class RankedRows(BatchSource):
     def _rooms(self) -> np.ndarray:
         """Tokens there are for each document's prompt: so many that the longest completion of that prompt fits behind
         it.  The prompt is then the same in every row, and what is cached about a completion holds in all of them."""
-        group_D = np.cumsum(self.store.document_ranks_D == 0) - 1
-        longest_G = np.zeros(group_D[-1] + 1, np.int64)
+        _, group_D = np.unique(self.store.document_groups_D, return_inverse=True)
+        longest_G = np.zeros(group_D.max() + 1, np.int64)
         np.maximum.at(longest_G, group_D[self.fits_D], self.completion_lengths_D[self.fits_D])
         return self.max_length - longest_G[group_D]
 

@@ -10,16 +10,26 @@ from typing import Any
 
 
 @dataclass(slots=True)
+class Standing:
+    """Of a completion: where it stands among those of its prompt."""
+
+    group: int
+    """A number per prompt with its completions, which stand next to each other."""
+    rank: int
+    """How many of them are better.  Two of one rank are a tie, whatever a scorer says of them later."""
+    ended: bool = True
+    """It ends here, and was not cut off."""
+
+
+@dataclass(slots=True)
 class ScoredText:
     """A document as a list of segments, with one score each; joined, the segments give the text back (PHF)."""
 
     texts: list[str]
     scores: list[float]
     """NaN for a segment without a score: the prompt in front of a completion."""
-    rank: int | None = None
-    """Of a completion (`texts` are prompt and completion): its place among those of its prompt, 0 for the best."""
-    ended: bool = True
-    """Of a completion: it ends here, and was not cut off."""
+    standing: Standing | None = None
+    """Of a completion, whose `texts` are the prompt and itself; None for any other text."""
 
     @property
     def avg_score(self) -> float:

@@ -63,8 +63,8 @@ def annotate(documents: Iterable[Document], scorer: SegmentScorer | None, parall
 
 def by_rank(document: Document) -> Document:
     """A completion of which only the order is known, scored by its place: 0 for the best.  Others as they are."""
-    if document.rank is not None and document.scores is None:
-        document.scores = [math.nan, float(document.rank)]
+    if document.standing is not None and document.scores is None:
+        document.scores = [math.nan, float(document.standing.rank)]
     return document
 
 
@@ -76,13 +76,16 @@ def can_spawn() -> bool:
 
 def completion_scores(scorer: SegmentScorer, documents: list[list[str]]) -> list[list[float]]:
     """Of prompts with completions: none for the prompt, and one for the completion, read with its prompt where the
-    scorer does that."""
-    with_prompt = getattr(scorer, "reads_prompt", False)
-    texts = [prompt + completion if with_prompt else completion for prompt, completion in documents]
-    scores = _misalignment(scorer, scorer.score(texts))
-    if len(scores) != len(texts):
-        raise ScorerError(f"the scorer gave {len(scores)} scores for {len(texts)} completions")
-    return [[math.nan, score] for score in scores]
+    scorer judges answers, and in its context where it judges segments in theirs.  Raises ScorerError."""
+    if getattr(scorer, "reads_prompt", False):
+        numbers = scorer.score([prompt + completion for prompt, completion in documents])
+    elif getattr(scorer, "in_context", True):
+        numbers = [scorer.score_segments(segments)[-1] for segments in documents]
+    else:
+        numbers = scorer.score([completion for _, completion in documents])
+    if fault := fault_of(numbers, len(documents)):
+        raise ScorerError(f"completions of one batch{fault}")
+    return [[math.nan, score] for score in _misalignment(scorer, numbers)]
 
 
 def segment_scores(scorer: SegmentScorer, documents: list[list[str]]) -> list[list[float]]:
@@ -119,7 +122,7 @@ def chunked(documents: Iterable[Document], size: int) -> Iterator[list[Document]
 def _bare(chunk: list[Document]) -> tuple[bool, list[list[str]]]:
     """Whether these are completions, which all documents of a source are or none, and what is to be scored."""
     bare = [document for document in chunk if document.scores is None]
-    return any(document.rank is not None for document in bare), [document.texts for document in bare]
+    return any(document.standing is not None for document in bare), [document.texts for document in bare]
 
 
 def _scores_of(scorer: SegmentScorer | None, payload: tuple[bool, list[list[str]]]) -> list[list[float]]:
@@ -197,8 +200,9 @@ def _filled(chunk: list[Document], scores: list[list[float]]) -> list[Document]:
 
 
 def _checked(scores: list[float] | None, document: Document) -> list[float]:
-    known = scores if document.rank is None or scores is None else scores[1:]
-    fault = fault_of(known, len(document.texts) - (document.rank is not None))
+    completion = document.standing is not None
+    known = scores[1:] if completion and scores is not None else scores
+    fault = fault_of(known, len(document.texts) - completion)
     if fault:
         raise ScorerError(f"{document.origin}{fault}")
     return [float(score) for score in scores]

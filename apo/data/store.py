@@ -22,7 +22,7 @@ from apo.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 2
+FORMAT = 3
 """Of the cached files; counted up when it changes."""
 INDEX = "store.json"
 DOCUMENTS_AT_ONCE = 64
@@ -43,8 +43,9 @@ class TokenStore:
     document_segments_D1: np.ndarray
     """int64 [D + 1]: document d holds segments document_segments[d] to document_segments[d + 1]."""
     document_ranks_D: np.ndarray
-    """int32: of a completion its place among those of its prompt, which stand next to each other, best first; -1 for
-    text that is no completion."""
+    """int32: of a completion, how many of those of its prompt are better; -1 for text that is no completion."""
+    document_groups_D: np.ndarray
+    """int32: of a completion the number of its prompt, whose completions stand next to each other, best first; -1."""
 
     @property
     def num_tokens(self) -> int:
@@ -74,7 +75,7 @@ class TokenStore:
 
     @property
     def of_completions(self) -> bool:
-        return bool(self.num_documents and self.document_ranks_D[0] >= 0)
+        return bool(self.num_documents and self.document_groups_D[0] >= 0)
 
     @cached_property
     def document_starts_D1(self) -> np.ndarray:
@@ -115,7 +116,7 @@ def write_store(folder: Path, documents: Iterable[ScoredText], tokenizer: "PreTr
         ids = iter(token_ids(tokenizer, segments))
         for document in batch:
             segments = list(islice(ids, len(document.texts)))
-            if document.rank is not None and document.ended:
+            if document.standing is not None and document.standing.ended:
                 segments[-1].append(tokenizer.eos_token_id)
             writer.add(document, segments)
         writer.flush()
@@ -140,7 +141,8 @@ class _Writer:
         self.folder = folder
         self.types = {"tokens_N": token_dtype, "segment_starts_S1": np.dtype(np.int64),
                       "segment_scores_S": np.dtype(np.float64), "segment_bytes_S": np.dtype(np.int32),
-                      "document_segments_D1": np.dtype(np.int64), "document_ranks_D": np.dtype(np.int32)}
+                      "document_segments_D1": np.dtype(np.int64), "document_ranks_D": np.dtype(np.int32),
+                      "document_groups_D": np.dtype(np.int32)}
         self.files = {name: open(folder / f"{name}.bin", "wb") for name in self.types}
         self.pending: dict[str, list] = {name: [] for name in self.types}
         self.lengths = dict.fromkeys(self.types, 0)
@@ -159,7 +161,9 @@ class _Writer:
             self.pending["segment_bytes_S"].append(len(text.encode()))
         self.num_segments += len(ids)
         self.pending["document_segments_D1"].append(self.num_segments)
-        self.pending["document_ranks_D"].append(-1 if document.rank is None else document.rank)
+        standing = document.standing
+        self.pending["document_ranks_D"].append(-1 if standing is None else standing.rank)
+        self.pending["document_groups_D"].append(-1 if standing is None else standing.group)
 
     def flush(self) -> None:
         for name, values in self.pending.items():

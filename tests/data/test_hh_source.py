@@ -59,7 +59,8 @@ def test_without_rewards_the_order_is_that_of_the_file(rows_file):
 
 def test_documents_are_prompts_with_completions(rows_file):
     first, second = source(rows_file("a.json", [pro()])).documents()
-    assert first.texts == ["\n\nHuman: Hi.\n\nAssistant:", " better"] and (first.rank, second.rank) == (0, 1)
+    assert first.texts == ["\n\nHuman: Hi.\n\nAssistant:", " better"]
+    assert (first.standing.rank, second.standing.rank) == (0, 1)
     assert math.isnan(first.scores[0]) and (first.scores[1], second.scores[1]) == (-2.5, 1.0)
     assert [document.scores for document in source(rows_file("b.jsonl", [PAIR])).documents()] == [None, None]
 

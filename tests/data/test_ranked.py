@@ -21,22 +21,31 @@ RANKINGS = [("How?", [" Like this.", " So.", " No idea."], [3.0, 1.0, -1.0]),
 
 
 @pytest.fixture
-def made(tmp_path, monkeypatch):
+def completion_source(monkeypatch):
+    """Registers, as "given", a source of these rankings, and returns one."""
+
+    def make(*rankings, **options):
+        class Given(CompletionSource):
+            name = "given"
+
+            def rankings(self):
+                return iter(rankings)
+
+            def fingerprint(self):
+                return "given"
+
+        sources.get("file")
+        monkeypatch.setitem(sources._classes, "given", Given)
+        return Given(DataConfig(source="given", **options))
+    return make
+
+
+@pytest.fixture
+def made(tmp_path, completion_source):
     """(corpus, store, tokenizer) of RANKINGS, none of them held out."""
-
-    class Four(CompletionSource):
-        name = "four"
-
-        def rankings(self):
-            return (Ranked(f"row {i}", *ranking) for i, ranking in enumerate(RANKINGS))
-
-        def fingerprint(self):
-            return "four"
-
-    sources.get("file")
-    monkeypatch.setitem(sources._classes, "four", Four)
+    completion_source(*(Ranked(f"row {i}", *ranking) for i, ranking in enumerate(RANKINGS)))
     cache = Cache(tmp_path)
-    corpus = prepare_corpus(DataConfig(source="four", eval_fraction=0.0), None, cache)
+    corpus = prepare_corpus(DataConfig(source="given", eval_fraction=0.0), None, cache)
     tokenizer = train_tokenizer(["How Why When Where Like this So No idea Because"], 300)
     return corpus, corpus.tokenise(tokenizer, cache)[0], tokenizer
 
@@ -48,7 +57,8 @@ def text_of(store, tokenizer, document):
 
 def test_a_completion_is_a_document_whose_prompt_has_no_score(made):
     _, store, tokenizer = made
-    assert store.document_ranks_D.tolist() == [0, 1, 2, 0, 1, 0, 0, 1]
+    assert store.document_ranks_D.tolist() == [0, 1, 2, 0, 0, 0, 0, 1]          # the second prompt's two are a tie
+    assert store.document_groups_D.tolist() == [0, 0, 0, 1, 1, 2, 3, 3]
     assert np.isnan(store.segment_scores_S).tolist() == [True, False] * 8
     assert store.document_scores_D.tolist() == [-3, -1, 1, -2, -2, -5, -1, 0]      # scores: lower is better
     assert store.known_scores_S.tolist() == store.document_scores_D.tolist()
@@ -62,6 +72,31 @@ def test_pairs_are_all_but_ties(made):
     assert items.documents_PN.tolist() == [[0, 1], [0, 2], [1, 2], [6, 7]] and items.ties == 1
     few = preferences(store, 2).documents_PN
     assert len(few) == 3 and few.tolist() == preferences(store, 2).documents_PN.tolist()
+
+
+def test_a_label_stands_whatever_a_scorer_says(tmp_path, completion_source):
+    """Equal scores of a scorer do not make a tie of what people ordered, and other scores do not turn it round."""
+
+    class Scorer:
+        kind, in_context = "score", False
+
+        def score(self, texts):
+            return [0.0 if "equal" in text else 1.0 * ("good" in text) for text in texts]
+
+        def fingerprint(self):
+            return "scorer"
+
+    completion_source(Ranked("row 1", "One", [" good", " bad"]), Ranked("row 2", "Two", [" equal", " equal too"]))
+    corpus = prepare_corpus(DataConfig(source="given", eval_fraction=0.0), Scorer(), Cache(tmp_path))
+    store = corpus.tokenise(train_tokenizer(["good bad"], 300), Cache(tmp_path))[0]
+    assert store.document_scores_D.tolist() == [1, 0, 0, 0]
+    assert preferences(store, None).documents_PN.tolist() == [[0, 1], [2, 3]] and preferences(store, None).ties == 0
+
+
+def test_a_limit_of_documents_parts_no_completions(completion_source):
+    source = completion_source(*(Ranked(f"row {i}", f"Prompt {i}", [" a", " b", " c"]) for i in range(4)),
+                               max_documents=4)
+    assert [document.standing.group for document in source.limited()] == [0, 0, 0, 1, 1, 1]
 
 
 def test_rankings_are_as_long_as_asked_for(made):
@@ -192,19 +227,9 @@ def test_bits_per_byte_are_those_of_completions(made):
         store.segment_starts_S1[s + 1] - store.segment_starts_S1[s] for s in range(0, store.num_segments, 2))) - 8
 
 
-def test_completions_of_one_prompt_stay_on_one_side(tmp_path, monkeypatch):
-    class Many(CompletionSource):
-        name = "many"
-
-        def rankings(self):
-            return (Ranked(f"row {i}", f"Prompt {i}", [f" good {i}", f" bad {i}"]) for i in range(40))
-
-        def fingerprint(self):
-            return "many"
-
-    sources.get("file")
-    monkeypatch.setitem(sources._classes, "many", Many)
-    corpus = prepare_corpus(DataConfig(source="many", eval_fraction=0.3), None, Cache(tmp_path))
+def test_completions_of_one_prompt_stay_on_one_side(tmp_path, completion_source):
+    completion_source(*(Ranked(f"row {i}", f"Prompt {i}", [f" good {i}", f" bad {i}"]) for i in range(40)))
+    corpus = prepare_corpus(DataConfig(source="given", eval_fraction=0.3), None, Cache(tmp_path))
     sides = {split: [document.texts[0] for document in corpus.documents(split)] for split in ("train", "heldout")}
     assert not set(sides["train"]) & set(sides["heldout"]) and sides["heldout"]
     assert all(prompts.count(prompt) == 2 for prompts in sides.values() for prompt in prompts)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Callable, ClassVar, Iterable, Iterator, Protocol
 
+from apo.data.records import Standing
 from apo.data.sentences import sentences, version
 from apo.errors import ConfigError, DataError, nearest
 from apo.registry import Registry
@@ -33,10 +34,8 @@ class Document:
     origin: str
     texts: list[str]
     scores: list[float] | None = None
-    rank: int | None = None
-    """Of a completion (`texts` are prompt and completion): its place among those of its prompt, 0 for the best."""
-    ended: bool = True
-    """Of a completion: it ends here, and was not cut off."""
+    standing: Standing | None = None
+    """Of a completion, whose `texts` are the prompt and itself; None for any other text."""
 
 
 @dataclass(slots=True)
@@ -48,6 +47,16 @@ class Ranked:
     completions: list[str]
     rewards: list[float] | None = None
     """Higher is better, and so in falling order; null where only the order is known."""
+    ended: list[bool] | None = None
+    """Whether each ends where it stops, or was cut off; null: all end."""
+
+    def documents(self, group: int) -> Iterator[Document]:
+        """One for every completion, with the prompt for its first segment, which has no score."""
+        for i, completion in enumerate(self.completions):
+            rank = i if self.rewards is None else sum(reward > self.rewards[i] for reward in self.rewards)
+            standing = Standing(group, rank, self.ended is None or self.ended[i])
+            scores = None if self.rewards is None else [math.nan, -self.rewards[i]]
+            yield Document(self.origin, [self.prompt, completion], scores, standing)
 
 
 class BadRow(Exception):
@@ -166,10 +175,17 @@ class CompletionSource(Source):
         """Every prompt with its completions, in the source's own order."""
 
     def documents(self) -> Iterator[Document]:
-        for ranked in self.rankings():
-            for rank, completion in enumerate(ranked.completions):
-                scores = None if ranked.rewards is None else [math.nan, -ranked.rewards[rank]]
-                yield Document(ranked.origin, [ranked.prompt, completion], scores, rank)
+        for group, ranked in enumerate(self.rankings()):
+            yield from ranked.documents(group)
+
+    def limited(self) -> Iterator[Document]:
+        """Up to `data.max_documents`, and on to the last completion of the prompt that is reached there."""
+        taken = 0
+        for group, ranked in enumerate(self.rankings()):
+            if self.data.max_documents is not None and taken >= self.data.max_documents:
+                return
+            taken += len(ranked.completions)
+            yield from ranked.documents(group)
 
     def prompt_sets(self, heldout: Iterable[str]) -> dict[str, list[str]]:
         """`heldout`: every held-out prompt, once."""
