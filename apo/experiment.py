@@ -15,7 +15,7 @@ from apo.budget import ChinchillaLoss, training_steps
 from apo.console import progress, say, warn
 from apo.data.sources.base import sources
 from apo.disk import write_atomic
-from apo.errors import DataError, Interrupted, RunError, UserError
+from apo.errors import Interrupted, RunError, UserError
 from apo.host import reuse_freed_memory
 from apo.identity import identity, run_directory, to_yaml
 from apo.rundir import RunDirectory, command_line, now, read_json, write_json
@@ -189,14 +189,24 @@ def build(config: Config, scorers: dict[str, Scorer], model: ModelConfig) -> Par
     new_ids = [token for name, token in zip(control_tokens(config), control_ids) if name not in known]
     policy = load_policy(model, tokenizer, vocabulary, config.seed, new_ids, objective.needs.value_head,
                          config.data.block_size)
-    stores = compared_stores(config, corpus, (train_store, heldout_store), policy, tokenizer, scorer, cache, objective)
-    source = make_source(config, corpus, stores[0], tokenizer, view, objective)
+    beside = []
+    if objective.needs.view == "scored_text":
+        source = make_source(config, corpus, train_store, tokenizer, view)
+    else:
+        from apo.callbacks.heldout_items import HeldoutItems
+        from apo.compared import compared
+        found = compared(config, objective, corpus, (train_store, heldout_store), policy, tokenizer, scorer,
+                         view.eos_id, cache)
+        source = found.train
+        if found.heldout is not None:
+            beside.append(HeldoutItems(config.evaluation, objective, found.heldout, precision=found.precision,
+                                       steps_per_epoch=source.steps_per_epoch,
+                                       batch_size=config.training.per_device_train_batch_size))
     sizes = corpus.describe() | source.describe()
     steps = training_steps(config, sizes.get("tokens_per_epoch"), sizes.get("tokens_per_step"))
     sizes |= {"parameters": sum(p.numel() for p in policy.model.parameters()), "steps": steps}
     heldout = make_heldout(config, heldout_store, tokenizer, view.eos_id)
     judges = Judges.of(config, corpus, scorers)
-    beside = items_beside(config, objective, source, stores[1], policy, fingerprints, cache)
     return Parts(tokenizer, policy, objective, source, heldout, corpus, scorer, judges, beside, steps, fingerprints,
                  sizes)
 
@@ -208,66 +218,8 @@ def make_tokenizer(model: ModelConfig, corpus, cache):
     return load_tokenizer(model) or corpus_tokenizer(corpus, model.vocab_size, cache)
 
 
-def compared_stores(config: Config, corpus, stores: tuple, policy, tokenizer, scorer, cache, objective) -> tuple:
-    """The tokenised documents (training, held out) that the objective trains on: the task's own, or, where it compares
-    completions and they have none, continuations sampled from the policy."""
-    if objective.needs.view == "scored_text" or stores[0].of_completions:
-        return stores
-    import torch
-
-    from apo.sampled import sampled_corpus
-    home = policy.device
-    policy.to("cuda" if torch.cuda.is_available() else "cpu")
-    sampled = sampled_corpus(config.data.sampled, corpus, policy, tokenizer, scorer, config.seed,
-                             config.evaluation.batch_size, cache)
-    policy.to(home)
-    return sampled.tokenise(tokenizer, cache)
-
-
-def items_beside(config: Config, objective, source, heldout_store, policy, fingerprints: dict, cache) -> list:
-    """For prompts with completions: the reference's log-probabilities put into the source, and the callback that
-    measures the objective on held-out items."""
-    from apo.data.ranked import RankedRows
-    if not isinstance(source, RankedRows):
-        return []
-    from apo.callbacks.heldout_items import HeldoutItems
-    from apo.reference_logps import reference_logps
-    from apo.training_arguments import resolve_precision
-    heldout = ranked_rows(config, heldout_store, source.end_id, objective)
-    precision = resolve_precision(config.training.precision)
-    if objective.needs.reference:
-        for split, rows in (("train", source), ("heldout", heldout)):
-            if rows is not None:
-                rows.ref_logps_D = reference_logps(policy, rows, {**fingerprints, "split": split}, cache,
-                                                   precision, config.training.per_device_train_batch_size)
-    if heldout is None:
-        return []
-    steps_per_epoch = source.describe()["steps_per_epoch"]
-    return [HeldoutItems(config.evaluation, objective, heldout, steps_per_epoch=steps_per_epoch,
-                         batch_size=config.training.per_device_train_batch_size, precision=precision)]
-
-
-def ranked_rows(config: Config, store, end_id: int, objective, required: bool = False):
-    """Items of a store of completions as the objective's view has them; None where a store that is not `required` has
-    none."""
-    from apo.data.ranked import RankedRows, preferences, rankings
-    try:
-        items = (preferences(store, config.data.pairs_per_prompt) if objective.needs.view == "preference"
-                 else rankings(store, config.data.ranking_length))
-        return RankedRows(store, items, max_length=config.data.block_size, end_id=end_id,
-                          effective_batch_size=config.training.effective_batch_size, seed=config.seed,
-                          bucket_steps=config.data.bucket_steps)
-    except DataError:
-        if required:
-            raise
-        return None
-
-
-def make_source(config: Config, corpus, store, tokenizer, view, objective):
-    """What the objective trains on: rows of prompts with completions; or of text, fixed ones where the data are
-    tokenised beforehand, a stream where they are not."""
-    if objective.needs.view != "scored_text":
-        return ranked_rows(config, store, view.eos_id, objective, required=True)
+def make_source(config: Config, corpus, store, tokenizer, view):
+    """Fixed rows where the data are tokenised beforehand, a stream where they are not."""
     options = {"block_size": config.data.block_size, "effective_batch_size": config.training.effective_batch_size,
                "seed": config.seed}
     if store is None:

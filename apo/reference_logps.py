@@ -6,6 +6,7 @@ has computed the next one finds.
 """
 
 import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +23,14 @@ if TYPE_CHECKING:
     from apo.models.policy import Policy
 
 FILE = "logps.npy"
+PASSING = ("_name_or_path", "transformers_version", "dtype", "use_cache")
+"""Of a model's config: where it lies and how it is used, not what it computes."""
 
 
 def weights_digest(policy: "Policy") -> str:
-    """sha256 over names, types, shapes and bytes of the model's weights."""
-    total = hashlib.sha256()
+    """sha256 over the model's config and names, types, shapes and bytes of its weights: what it computes."""
+    config = {key: value for key, value in policy.model.config.to_dict().items() if key not in PASSING}
+    total = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(policy.model.state_dict().items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -38,7 +42,7 @@ def reference_logps(policy: "Policy", rows: "RankedRows", key: dict, cache: Cach
     """float64 [D]: summed log p of each completion of the store, NaN for those that occur in no item.
 
     Args:
-        key: what decides store and rows (corpus, split, tokenizer).
+        key: what decides store and rows, and the policy's weights (corpus, split, tokenizer, weights).
         precision: fp32 or bf16, that of training.
         batch_size: rows at once; changes no number by more than rounding.
     Raises ModelError for a log-probability that is no number.
@@ -47,7 +51,7 @@ def reference_logps(policy: "Policy", rows: "RankedRows", key: dict, cache: Cach
     def build(folder: Path) -> None:
         np.save(folder / FILE, _computed(policy, rows, precision, batch_size))
 
-    key = {**key, "weights": weights_digest(policy), "precision": precision, "max_length": rows.max_length,
+    key = {**key, "precision": precision, "device": policy.device.type, "max_length": rows.max_length,
            "end": rows.end_id, "documents": hashlib.sha256(rows.documents().tobytes()).hexdigest()}
     return np.load(cache.get("reference", key, build) / FILE)
 

@@ -17,7 +17,6 @@ from apo.data.scoring import completion_scores
 from apo.data.sources.base import Ranked
 from apo.data.tokenizer import tokenizer_fingerprint
 from apo.errors import DataError
-from apo.reference_logps import weights_digest
 from apo.rollouts.generate import generate
 from apo.schema import GenerationConfig, SampledConfig
 from apo.scorers.base import Scorer
@@ -30,10 +29,10 @@ LEAST, MOST = 20, 200
 """Characters of a beginning that is cut inside a segment."""
 
 
-def sampled_corpus(options: SampledConfig, corpus: Corpus, policy: "Policy", tokenizer, scorer: Scorer, seed: int,
-                   batch_size: int, cache: Cache) -> Corpus:
-    """Raises DataError where the documents are too short to have a beginning, or nothing is better than anything."""
-    key = {"format": FORMAT, "corpus": corpus.fingerprint, "weights": weights_digest(policy),
+def sampled_corpus(options: SampledConfig, corpus: Corpus, policy: "Policy", weights: str, tokenizer, scorer: Scorer,
+                   seed: int, batch_size: int, cache: Cache) -> Corpus:
+    """`weights`: the policy's digest.  Raises DataError where no document is long enough to have a beginning."""
+    key = {"format": FORMAT, "corpus": corpus.fingerprint, "weights": weights,
            "tokenizer": tokenizer_fingerprint(tokenizer), "scorer": scorer.fingerprint(), "seed": seed,
            **asdict(options)}
 

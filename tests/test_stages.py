@@ -131,15 +131,26 @@ def test_text_gets_completions_from_the_policy_it_starts_from(tmp_path):
     assert len(begin) == 1          # both begin with what mle left, and are measured on the task's own text
 
 
+def test_completions_sampled_otherwise_have_references_of_their_own(tmp_path):
+    """Other texts in the same places of a corpus of the same shape: the numbers are not those of the first."""
+    places = [f"output_dir={tmp_path / 'outputs'}", f"cache_dir={tmp_path / 'cache'}", "task=toxicity", "scale=smoke",
+              "method=dpo", "training.precision=fp32"]
+    for temperature in (1.0, 0.9):
+        outcome = experiment.train(load_config([*places, f"data.sampled.temperature={temperature}"]))
+        first = next(row for row in rows_of(outcome) if "rewards/margins" in row)
+        assert first["loss"] == pytest.approx(np.log(2), abs=1e-5) and abs(first["rewards/margins"]) < 1e-5
+    assert len(list((tmp_path / "cache" / "reference").glob("*/logps.npy"))) == 4
+
+
 def test_the_reference_is_kept_under_all_that_decides_it(tmp_path, tiny_llama, monkeypatch):
     """Another weight, row, precision or length: another entry."""
     from apo.models.policy import Policy
 
     class Rows:
-        end_id, max_length = 0, 64
+        end_id = 0
 
-        def __init__(self, documents):
-            self.asked = np.array(documents)
+        def __init__(self, documents, max_length=64):
+            self.asked, self.max_length = np.array(documents), max_length
 
         def documents(self):
             return self.asked
@@ -147,15 +158,17 @@ def test_the_reference_is_kept_under_all_that_decides_it(tmp_path, tiny_llama, m
     made = []
     monkeypatch.setattr(reference, "_computed", lambda *_: made.append(1) or np.zeros(3))
 
-    def ask(policy, rows, precision="fp32", key=None):
+    def ask(policy, rows, precision="fp32", corpus="a"):
         before = len(made)
-        reference.reference_logps(policy, rows, key or {"data": "a"}, Cache(tmp_path), precision, 4)
+        reference.reference_logps(policy, rows, {"corpus": corpus, "weights": reference.weights_digest(policy)},
+                                  Cache(tmp_path), precision, 4)
         return len(made) - before
 
     policy, rows = Policy(tiny_llama()), Rows([[0, 1]])
     assert ask(policy, rows) == 1 and ask(policy, rows) == 0
     assert ask(policy, Rows([[0, 2]])) == 1
+    assert ask(policy, Rows([[0, 1]], max_length=32)) == 1
     assert ask(policy, rows, "bf16") == 1
-    assert ask(policy, rows, key={"data": "b"}) == 1
+    assert ask(policy, rows, corpus="b") == 1
     policy.model.lm_head.weight.data[0, 0] += 1e-3
     assert ask(policy, rows) == 1

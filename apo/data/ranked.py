@@ -203,9 +203,13 @@ class RankedRows(BatchSource):
         """Mean tokens of a row."""
         return float(self.row_lengths_P.mean())
 
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.num_items / self.rows_per_step
+
     def describe(self) -> dict[str, Any]:
         tokens = self.tokens_per_item
         present_PN = self.items.documents_PN != ABSENT
         return {"items": self.num_items, "completions": int(present_PN.sum()), "ties": self.items.ties,
                 "too_long": self.too_long, "tokens_per_epoch": tokens * self.num_items,
-                "tokens_per_step": tokens * self.rows_per_step, "steps_per_epoch": self.num_items / self.rows_per_step}
+                "tokens_per_step": tokens * self.rows_per_step, "steps_per_epoch": self.steps_per_epoch}

@@ -1,0 +1,76 @@
+"""What methods train on that compare completions: rows of prompts with completions, training and held out, and what the
+policy said of each completion before its first step.
+
+The task's own completions, or, where it has only text, continuations that the policy wrote (`apo/sampled.py`).
+"""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from apo.cache import Cache
+from apo.data.ranked import RankedRows, preferences, rankings
+from apo.data.tokenizer import tokenizer_fingerprint
+from apo.errors import DataError
+from apo.objectives.base import Objective
+from apo.reference_logps import reference_logps, weights_digest
+from apo.sampled import sampled_corpus
+from apo.schema import Config
+from apo.training_arguments import resolve_precision
+
+
+@dataclass
+class Compared:
+    train: RankedRows
+    heldout: RankedRows | None
+    """None where no held-out prompt has completions to compare."""
+    precision: str
+    """In which the reference was asked, that of training: before the first step policy and reference are equal."""
+
+
+def compared(config: Config, objective: Objective, corpus, stores: tuple, policy, tokenizer, scorer, end_id: int,
+             cache: Cache) -> Compared:
+    """Args:
+        stores: the corpus's tokenised documents, training and held out.
+        policy: as training begins.
+        end_id: of the token in front of every prompt.
+    Raises DataError where no completion of the training data is better than another.
+    """
+    weights = weights_digest(policy)
+    with on_its_device(policy):
+        if not stores[0].of_completions:
+            corpus = sampled_corpus(config.data.sampled, corpus, policy, weights, tokenizer, scorer, config.seed,
+                                    config.evaluation.batch_size, cache)
+            stores = corpus.tokenise(tokenizer, cache)
+        found = Compared(rows(config, objective, stores[0], end_id), None, resolve_precision(config.training.precision))
+        try:
+            found.heldout = rows(config, objective, stores[1], end_id)
+        except DataError:
+            pass                # a small corpus: nothing is measured on held-out items
+        if objective.needs.reference:
+            key = {"corpus": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer), "weights": weights}
+            for split, each in (("train", found.train), ("heldout", found.heldout)):
+                if each is not None:
+                    each.ref_logps_D = reference_logps(policy, each, {**key, "split": split}, cache, found.precision,
+                                                       config.training.per_device_train_batch_size)
+    return found
+
+
+def rows(config: Config, objective: Objective, store, end_id: int) -> RankedRows:
+    """The store's completions as the objective's view has them."""
+    items = (preferences(store, config.data.pairs_per_prompt) if objective.needs.view == "preference"
+             else rankings(store, config.data.ranking_length))
+    return RankedRows(store, items, max_length=config.data.block_size, end_id=end_id,
+                      effective_batch_size=config.training.effective_batch_size, seed=config.seed,
+                      bucket_steps=config.data.bucket_steps)
+
+
+@contextmanager
+def on_its_device(policy):
+    """On the GPU, if there is one, although training has not taken it there yet."""
+    import torch
+    home = policy.device
+    policy.to("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        yield
+    finally:
+        policy.to(home)
