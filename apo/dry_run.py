@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from apo.budget import training_steps
 from apo.console import duration
 from apo.errors import ConfigError, ModelError, UserError
-from apo.identity import run_directory, to_yaml
+from apo.identity import run_directory, to_yaml, view_of
+from apo.rundir import RunDirectory
 from apo.schema import Config
+from apo.stages import start_config
 
 ADAM_BYTES = 16
 """Per parameter: weight, gradient and two moments, fp32."""
@@ -40,26 +42,34 @@ def dry_run(config: Config) -> None:
 def facts(config: Config) -> dict[str, str]:
     """Name -> what is known, in the order it is printed."""
     training, data = config.training, config.data
+    packed = view_of(config) == "scored_text"
+    rows = training.effective_batch_size
+    most = "" if packed else "at most "         # rows are as long as their prompts and completions
     tokens_per_step = training.effective_batch_size * data.block_size
     size = _data_size(config)
-    steps = _steps(config)
+    steps = _steps(config, packed)
+    start = start_config(config)
     shape, why = _shape(config)
     lines = {
         "run directory": str(run_directory(config)),
         "documents": size["documents"],
         "bytes of files": size["bytes"],
-        "tokens per step": f"{tokens_per_step:,} = {training.effective_batch_size} rows x {data.block_size} tokens",
-        "optimiser steps": f"{steps:,}" if steps else "unknown: epochs need the data's size in tokens",
-        "training tokens": f"{steps * tokens_per_step:,}" if steps else "unknown",
+        "tokens per step": f"{most}{tokens_per_step:,} = {rows} rows x {data.block_size} tokens",
+        "optimiser steps": f"{steps:,}" if steps else "unknown: they follow from the data's size in tokens",
+        "training tokens": f"{most}{steps * tokens_per_step:,}" if steps else "unknown",
         "forward passes a step": f"{-(-training.effective_batch_size // training.per_device_train_batch_size)} of "
                                  f"{training.per_device_train_batch_size} rows (on one device)",
         "parameters": f"{shape.parameters:,}" if shape else f"unknown: {why}",
     }
+    if start is not None:
+        there = "finished" if RunDirectory(run_directory(start)).is_done() else "trained first"
+        lines["starts from"] = f"{run_directory(start)} ({there})"
     return lines | _estimates(config, shape, steps, tokens_per_step)
 
 
-def _steps(config: Config) -> int | None:
-    if config.training.num_tokens is None and config.training.max_steps is None:
+def _steps(config: Config, packed: bool) -> int | None:
+    """Of tokens, only where all rows are of one length."""
+    if config.training.max_steps is None and (config.training.num_tokens is None or not packed):
         return None
     return training_steps(config, None)
 

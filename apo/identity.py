@@ -64,6 +64,12 @@ def option_class(kind: str, name: str) -> type:
     return metrics.get(name)
 
 
+def view_of(config: Config) -> str:
+    """The view of the data that the config's objective trains on.  Raises ConfigError for one that cannot be made."""
+    options = {key: value for key, value in config.objective.items() if key != "name"}
+    return option_class("objective", config.objective.get("name") or "mle")(**options).needs.view
+
+
 def changes(config: Config) -> dict[str, Any]:
     """Every leaf that differs from its default, by dotted path.  Entries of maps always show, by name at least."""
     tree = to_dict(config)

@@ -143,10 +143,9 @@ def _data(config: Config) -> Iterator[tuple[str, str]]:
 def _view(config: Config) -> Iterator[tuple[str, str]]:
     """Whether the data have what the method trains on."""
     from apo.data.sources.base import sources
-    from apo.identity import option_class
-    options = {key: value for key, value in config.objective.items() if key != "name"}
+    from apo.identity import view_of
     try:
-        view = option_class("objective", config.objective.get("name") or "mle")(**options).needs.view
+        view = view_of(config)
         record = sources.get(config.data.source).record
     except (UserError, TypeError, ValueError):
         return                  # said where it is wrong

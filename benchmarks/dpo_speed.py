@@ -28,6 +28,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import torch
+from timed import seconds_of
 
 BATCH, BETA, LEARNING_RATE, WORDS, WARM_UP = 8, 0.1, 1e-5, 2000, 2
 PROMPT, ANSWER = 163, 61
@@ -77,17 +78,7 @@ def ours(pairs, precision: str) -> tuple[float, float]:
         run = RunDirectory(Path(folder) / "run")
         trainer = ScoredTextTrainer(policy, objective, rows, config.training, run=run, seed=1, max_steps=steps,
                                     tokens_per_step=1)
-        trainer._save_checkpoint = lambda *_: None
-        clock, step = {}, trainer.training_step
-
-        def timed(*arguments):
-            if trainer.step == WARM_UP:
-                clock["start"] = time.perf_counter()
-            return step(*arguments)
-
-        trainer.training_step = timed
-        trainer.fit()
-        seconds = time.perf_counter() - clock["start"]
+        seconds = seconds_of(trainer, WARM_UP)
         losses = [json.loads(line)["loss"] for line in run.metrics_file.read_text().splitlines()]
     return seconds, losses[-1]
 

@@ -24,6 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from timed import seconds_of
 from torch.nn import functional as F
 
 from apo.config import load_config
@@ -69,17 +70,7 @@ def ours(config, parts, batches, state) -> float:
     trainer = ScoredTextTrainer(parts.policy, parts.objective, Rows(batches), config.training, run=RunDirectory(folder),
                                 seed=1, max_steps=len(batches),
                                 tokens_per_step=batches[0].input_ids_BT.numel())
-    trainer._save_checkpoint = lambda *_: None
-    clock = {}
-    step = trainer.training_step
-
-    def timed(*arguments):
-        if trainer.step == WARM_UP_STEPS:
-            clock["start"] = time.perf_counter()
-        return step(*arguments)
-    trainer.training_step = timed
-    trainer.fit()
-    seconds = time.perf_counter() - clock["start"]
+    seconds = seconds_of(trainer, WARM_UP_STEPS)
     shutil.rmtree(folder)
     return seconds
 

@@ -18,6 +18,18 @@ def test_steps_of_the_paper(method):
     assert halved["optimiser steps"] == "25,177"
 
 
+def test_rows_of_unlike_length_have_no_number_of_tokens_beforehand(tmp_path):
+    """And what the run starts from is named, with whether it is there."""
+    words = ["task=hh", "method=dpo", "scale=demo", f"output_dir={tmp_path}"]
+    found = facts(load_config(words))
+    assert found["tokens per step"] == "at most 2,048 = 8 rows x 256 tokens"
+    assert found["optimiser steps"].startswith("unknown") and found["training tokens"] == "unknown"
+    assert found["starts from"].startswith(str(tmp_path / "hh" / "mle"))
+    assert found["starts from"].endswith("(trained first)")
+    assert facts(load_config([*words, "training.max_steps=5"]))["training tokens"] == "at most 10,240"
+    assert "starts from" not in facts(load_config(["task=hh", "method=mle"]))
+
+
 def test_what_needs_the_network_is_marked():
     found = facts(load_config(["task=pep8", "method=mle", "scale=paper"]))
     assert found["documents"] == "unknown without the network"

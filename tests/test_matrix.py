@@ -12,6 +12,7 @@ import pytest
 
 from apo import cli, experiment
 from apo.config import load_config
+from apo.identity import option_class
 
 METHODS = list(cli.found("method"))
 TASKS = [task for task in cli.found("task") if task != "custom"]    # whose data the user brings
@@ -45,6 +46,6 @@ def test_any_method_on_any_task(places, task, method):
     assert outcome.state == "done" and len(losses) > 2 and all(loss is not None for loss in losses)
     manifest = json.loads((outcome.path / "manifest.json").read_text())
     assert manifest["sizes"]["steps"] == config.training.max_steps and manifest["sizes"]["tokens_per_step"] > 0
-    if method != "reward_model":
-        kind = "reward" if task in ("hh", "stack_exchange") else "score"
+    if option_class("objective", config.objective["name"]).writes_text:
+        kind = option_class("scorer", config.scorer["name"]).kind
         assert f"generation/{config.evaluation.best}/{kind}" in rows[-1] | rows[-2]

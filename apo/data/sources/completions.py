@@ -9,43 +9,27 @@
 Each text may be a list of messages (`{"role": ..., "content": ...}`), which is written out as a transcript.
 """
 
-import hashlib
 import itertools
 import os
-from pathlib import Path
 from typing import Any, Iterator
 
-from apo.data.sources.base import BadRow, CompletionSource, Ranked, Row, Size, numbers_in, sources, text_in, told
-from apo.data.sources.file import checked_path, content_hash, rows_of
-from apo.schema import DataConfig
+from apo.data.dialogue import HEADS
+from apo.data.sources.base import BadRow, CompletionSource, Ranked, numbers_in, sources, text_in, told
+from apo.data.sources.file import OfFiles
 
 SHAPES = ("prompt, completion, reward; prompt, completions, rewards; prompt, chosen, rejected; chosen, rejected; or "
           "prompt, completion, label")
-SPEAKERS = {"user": "Human", "assistant": "Assistant", "system": "System"}
+SPEAKERS = {**HEADS, "system": "\n\nSystem:"}
 
 
 @sources.register("completions")
-class Completions(CompletionSource):
+class Completions(OfFiles, CompletionSource):
     """JSONL, Parquet or CSV files of the user's own (`data.path`) with prompts and completions."""
 
     needs_path = f"your own prompts with completions, data.path=mine.jsonl (JSONL, Parquet or CSV), with {SHAPES}"
 
-    def __init__(self, data: DataConfig):
-        super().__init__(data)
-        self.paths = [Path(path).expanduser() for path in ([data.path] if isinstance(data.path, str) else data.path)]
-
-    def rows(self) -> Iterator[Row]:
-        return (row for path in self.paths for row in rows_of(path))
-
     def rankings(self) -> Iterator[Ranked]:
         return joined(told(self.rows(), ranked_of, str(self)))
-
-    def fingerprint(self) -> str:
-        """Over the contents of the files, in order; where they lie does not matter."""
-        return hashlib.sha256("\n".join(content_hash(path) for path in self.paths).encode()).hexdigest()
-
-    def size(self) -> Size:
-        return Size(None, sum(checked_path(path).stat().st_size for path in self.paths))
 
 
 def ranked_of(row: dict[str, Any], origin: str) -> Ranked:
@@ -79,14 +63,14 @@ def pair_of(row: dict[str, Any]) -> tuple[str, str, str]:
     if isinstance(row["chosen"], list):
         common = list(itertools.takewhile(lambda two: two[0] == two[1], zip(row["chosen"], row["rejected"])))
         before = [message for message, _ in common[:len(row["chosen"]) - 1]]
-        prompt = written(before, "chosen") + "\n\nAssistant:"
+        prompt = written(before, "chosen") + HEADS["assistant"]
         rest = [side[len(before):] for side in (row["chosen"], row["rejected"])]
         if any(len(side) != 1 or side[0].get("role") != "assistant" for side in rest):
             raise BadRow('"chosen" and "rejected" differ in more than their last message, the assistant\'s')
         return prompt, *(" " + text_in(side[0].get("content"), "content") for side in rest)
     common = os.path.commonprefix([chosen, rejected])
-    cut = common.rfind("\n\nAssistant:")
-    cut = cut + len("\n\nAssistant:") if cut >= 0 else len(common.rstrip().rpartition(" ")[0])
+    cut = common.rfind(HEADS["assistant"])
+    cut = cut + len(HEADS["assistant"]) if cut >= 0 else len(common.rstrip().rpartition(" ")[0])
     if not cut:
         raise BadRow('no "prompt", and "chosen" and "rejected" begin differently')
     return common[:cut], chosen[cut:], rejected[cut:]
@@ -100,7 +84,7 @@ def written(value: Any, column: str) -> str:
     for message in value:
         if not isinstance(message, dict) or message.get("role") not in SPEAKERS:
             raise BadRow(f'"{column}": a message is {{"role": one of {", ".join(SPEAKERS)}, "content": "..."}}')
-        lines.append(f"\n\n{SPEAKERS[message['role']]}: {text_in(message.get('content'), column)}")
+        lines.append(f"{SPEAKERS[message['role']]} {text_in(message.get('content'), column)}")
     return "".join(lines)
 
 

@@ -22,19 +22,12 @@ MAX_FIELD = 2**31 - 1
 """Characters in one CSV cell; the csv module's own limit is 131,072."""
 
 
-@sources.register("file")
-class Files(Source):
-    """JSONL, Parquet or CSV files of the user's own (`data.path`)."""
-
-    needs_path = ("your own text, data.path=mine.jsonl (JSONL, Parquet or CSV, also .gz), with a score in every row or "
-                  "scorer=my_module:my_function")
+class OfFiles(Source):
+    """A source of rows in files of the user's own (`data.path`)."""
 
     def __init__(self, data: DataConfig):
         super().__init__(data)
         self.paths = [Path(path).expanduser() for path in ([data.path] if isinstance(data.path, str) else data.path)]
-
-    def documents(self) -> Iterator[Document]:
-        return read_rows(self.rows(), self.data, str(self))
 
     def rows(self) -> Iterator[Row]:
         return (row for path in self.paths for row in rows_of(path))
@@ -44,9 +37,24 @@ class Files(Source):
         return hashlib.sha256("\n".join(content_hash(path) for path in self.paths).encode()).hexdigest()
 
     def size(self) -> Size:
-        found = [checked_path(path) for path in self.paths]
-        rows = [_parquet(path).metadata.num_rows for path in found if path.suffix in PARQUET]
-        return Size(sum(rows) if len(rows) == len(found) else None, sum(path.stat().st_size for path in found))
+        return Size(None, sum(checked_path(path).stat().st_size for path in self.paths))
+
+
+@sources.register("file")
+class Files(OfFiles):
+    """JSONL, Parquet or CSV files of the user's own (`data.path`)."""
+
+    needs_path = ("your own text, data.path=mine.jsonl (JSONL, Parquet or CSV, also .gz), with a score in every row or "
+                  "scorer=my_module:my_function")
+
+    def documents(self) -> Iterator[Document]:
+        return read_rows(self.rows(), self.data, str(self))
+
+    def size(self) -> Size:
+        size = super().size()
+        if all(path.suffix in PARQUET for path in self.paths):
+            size.documents = sum(_parquet(path).metadata.num_rows for path in self.paths)
+        return size
 
 
 def rows_of(path: Path) -> Iterator[Row]:

@@ -6,28 +6,22 @@ A file holds rows of one kind: questions with their answers (raw, in HTML, or pr
 """
 
 import hashlib
-from pathlib import Path
 from typing import Any, Iterator
 
-from apo.data.sources.base import CompletionSource, Ranked, Size, sources, text_at, told
-from apo.data.sources.file import checked_path, content_hash, rows_of
+from apo.data.sources.base import CompletionSource, Ranked, sources, text_at, told
+from apo.data.sources.file import OfFiles, rows_of
 from apo.data.stack_exchange import read_question, version
 from apo.errors import DataError
-from apo.schema import DataConfig
 
 PAIR = ("response_j", "response_k")
 
 
 @sources.register("stack_exchange")
-class StackExchange(CompletionSource):
+class StackExchange(OfFiles, CompletionSource):
     """Stack Exchange questions (`data.path`) with their answers, or pairs of them."""
 
     needs_path = ("questions with answers as JSON lines, made by scripts/prepare_stack_exchange.py, or pairs with "
                   "question, response_j and response_k")
-
-    def __init__(self, data: DataConfig):
-        super().__init__(data)
-        self.paths = [Path(path).expanduser() for path in ([data.path] if isinstance(data.path, str) else data.path)]
 
     def rankings(self) -> Iterator[Ranked]:
         """Questions with an answer, or pairs, in the order of the files; answers that say nothing are left out."""
@@ -41,12 +35,8 @@ class StackExchange(CompletionSource):
             raise DataError(f"{self}: no question has an answer; there is nothing to train on")
 
     def fingerprint(self) -> str:
-        """Over the contents of the files, in order, and what makes Markdown of HTML."""
-        parts = [version(), *(content_hash(path) for path in self.paths)]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-    def size(self) -> Size:
-        return Size(None, sum(checked_path(path).stat().st_size for path in self.paths))
+        """Over the contents of the files, and what makes Markdown of HTML."""
+        return hashlib.sha256(f"{version()}\n{super().fingerprint()}".encode()).hexdigest()
 
 
 def _read(row: dict[str, Any], origin: str) -> Ranked:
