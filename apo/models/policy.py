@@ -1,7 +1,8 @@
 """The policy: a causal language model, maybe a value head, and the numbers objectives ask of them.
 
 Everything an objective sees is *aligned on the tokens themselves*: `logps_BT[b, t]` is log p(token t | tokens before
-t).  A language model predicts token t at position t - 1; that shift happens here, in `token_stats`, and nowhere else.
+t).  A language model predicts token t at position t - 1; that shift happens here, in `token_stats`, for rows of
+text; where a row holds several completions of a prompt, `CompletionBatch.predictions` says which state predicts what.
 Column 0 has no prediction: it is zero and its mask is False.
 
 Some architectures do more after the head (scaling, soft-capping).  The three kinds there are in transformers are
