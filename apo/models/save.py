@@ -17,13 +17,11 @@ def save_policy(policy: Policy, folder: Path) -> None:
 
 def save_reward_model(policy: Policy, folder: Path) -> None:
     """What the value head says at the end of a text, as a model that `AutoModelForSequenceClassification` loads."""
-    from torch import nn
-
     from apo.models.reward_model import RewardModel
-    score = nn.Linear(policy.value_head.linear.in_features, 1, bias=False).to(policy.device)
-    score.load_state_dict(policy.value_head.linear.state_dict())
     policy.model.config.closed_texts = True     # as apo.scorers.reward_model reads it
-    RewardModel(policy.body, score).save(folder)
+    made = RewardModel.from_causal(policy.model, seed=0)
+    made.score.load_state_dict(policy.value_head.linear.state_dict())
+    made.save(folder)
 
 
 def restore_policy(policy: Policy, folder: Path) -> None:
