@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from apo.cache import Cache
+from apo.console import warn
 from apo.data.ranked import RankedRows, preferences, rankings
 from apo.data.tokenizer import tokenizer_fingerprint
 from apo.errors import DataError
@@ -44,8 +45,8 @@ def compared(config: Config, objective: Objective, corpus, stores: tuple, policy
         found = Compared(rows(config, objective, stores[0], end_id), None, resolve_precision(config.training.precision))
         try:
             found.heldout = rows(config, objective, stores[1], end_id)
-        except DataError:
-            pass                # a small corpus: nothing is measured on held-out items
+        except DataError as error:
+            warn(f"nothing is measured on held-out items: {str(error).replace('training data', 'held-out data')}")
         if objective.needs.reference:
             key = {"corpus": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer), "weights": weights}
             for split, each in (("train", found.train), ("heldout", found.heldout)):

@@ -13,8 +13,9 @@ from apo.cache import Cache
 from apo.config import load_config
 from apo.data.corpus import read_scored
 from apo.data.prepare import prepare
-from apo.errors import ConfigError
+from apo.errors import ConfigError, EvaluationError
 from apo.identity import run_directory
+from apo.report.select import select
 from apo.scorers.make import make_scorer
 
 
@@ -172,3 +173,15 @@ def test_the_reference_is_kept_under_all_that_decides_it(tmp_path, tiny_llama, m
     assert ask(policy, rows, corpus="b") == 1
     policy.model.lm_head.weight.data[0, 0] += 1e-3
     assert ask(policy, rows) == 1
+
+
+def test_a_reward_model_is_no_row_of_a_table(places, capsys):
+    """It writes no text: loaded as a language model, its head would be drawn anew without a word."""
+    for method in ("mle", "reward_model"):
+        outcome = experiment.train(load_config([*places, f"method={method}"]))
+    folder = outcome.path.parent.parent
+    chosen = select([str(folder / "mle"), str(folder / "reward_model")])
+    assert chosen and {run.method for run in chosen} == {"mle"}
+    assert f"left out: {outcome.path} was trained as a scorer" in capsys.readouterr().err
+    with pytest.raises(EvaluationError, match="trained as a scorer and writes no text"):
+        select([str(outcome.path)])

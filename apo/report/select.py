@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Iterable
 
 from apo.cli import NODES
+from apo.console import say
 from apo.errors import ConfigError, EvaluationError
-from apo.identity import to_yaml
+from apo.identity import option_class, to_yaml
 from apo.report.runs import Run, is_published, open_run, run_directories, write
 from apo.schema import ConditionalConfig, Config, ModelConfig
 
@@ -34,9 +35,19 @@ def select(names: Iterable[str], overrides: Iterable[str] = (), task: str | None
     if not found:
         raise EvaluationError("Name at least one run directory, folder of runs or model.")
     opened = {name: trained(Path(name), overrides, may) for kind, name in found if kind == "run"}
+    mute = [name for name, run in opened.items() if not writes_text(run.config)]
+    found = [(kind, name) for kind, name in found if name not in mute]
+    if not found:
+        raise EvaluationError(f"{', '.join(mute)}: trained as a scorer and writes no text; there is nothing to sample")
+    for name in mute:
+        say(f"left out: {opened.pop(name).directory} was trained as a scorer and writes no text")
     example = next(iter(opened.values()), None)
     runs = [opened.get(name) or bare(name, task, method, overrides, example) for _, name in found]
     return runs + [look for words in also for look in second_looks(runs, words, may)]
+
+
+def writes_text(config: Config) -> bool:
+    return option_class("objective", config.objective["name"]).writes_text
 
 
 def trained(directory: Path, overrides: list[str], may: Iterable[str]) -> Run:
