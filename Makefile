@@ -8,16 +8,18 @@ SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A file of tests stays in one process: what it imports, trains and caches is shared by its tests.
+TWO := -n 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 demo: $(STAMP)  ## train mle and conditional on pep8 and compare them: about ten minutes on two cores
 	$(BIN)/python scripts/demo.py
 
 test: $(STAMP)  ## the tests that take seconds each: under ten minutes on two cores
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(TWO)
 
 test-all: $(STAMP)  ## every test, the long ones too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO)
 
 lint: $(STAMP)  ## ruff
 	$(BIN)/python -m ruff check .
