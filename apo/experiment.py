@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from apo import provenance
@@ -17,7 +18,7 @@ from apo.data.sources.base import sources
 from apo.disk import write_atomic
 from apo.errors import Interrupted, RunError, UserError
 from apo.host import reuse_freed_memory
-from apo.identity import identity, run_directory, to_yaml
+from apo.identity import identity, run_directory, to_yaml, view_of
 from apo.rundir import RunDirectory, command_line, now, read_json, write_json
 from apo.schema import Config, ModelConfig
 from apo.scorers.base import Scorer
@@ -337,7 +338,8 @@ def summary(results: list) -> None:
     """The table at the end of a multirun: every run, every failure.  `results`: (config, outcome or error) pairs."""
     from rich.console import Console
     from rich.table import Table
-    table = Table("task", "method", "seed", "state", "score", "bits/byte", "run directory", box=None, pad_edge=False)
+    table = Table("task", "method", "trained on", "seed", "state", "seconds", "score or reward", "bits/byte",
+                  "run directory", box=None, pad_edge=False)
     for config, result in results:
         run = RunDirectory(run_directory(config))
         failed = isinstance(result, Exception)
@@ -345,18 +347,31 @@ def summary(results: list) -> None:
         state = run.status()["state"] if not failed or run.status()["state"] == "preempted" else "failed"
         if isinstance(result, RunOutcome) and not result.fresh:
             state = "done before"
-        table.add_row(config.task, config.method, str(config.seed), state, score_of(config, metrics),
-                      _shown(metrics, "heldout/bits_per_byte"), str(run.path))
+        table.add_row(config.task, config.method, f"{view_of(config)}s".replace("_", " "), str(config.seed), state,
+                      seconds_of(run), score_of(config, metrics), _shown(metrics, "heldout/bits_per_byte"),
+                      str(run.path))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     for config, result in results:
         if isinstance(result, Exception):
             say(f"{config.task} {config.method} seed {config.seed}: {result}")
 
 
+def seconds_of(run: RunDirectory) -> str:
+    """From its start to its end, what it starts from and its evaluations included; "-" of a run that went on later."""
+    times = (read_json(run.manifest_file) or {}).get("times", {})
+    if "ended" not in times or "resumed" in times:
+        return "-"
+    begin, end = (datetime.fromisoformat(times[name]) for name in ("started", "ended"))
+    return f"{(end - begin).total_seconds():.0f}"
+
+
 def score_of(config: Config, metrics: dict) -> str:
-    """The metric that picks the best checkpoint: a score, or a reward."""
+    """The metric that picks the best checkpoint: a score, or a reward, which says so."""
     scenario = f"generation/{config.evaluation.best or next(iter(config.evaluation.scenarios), '')}"
-    return _shown(metrics, f"{scenario}/score" if f"{scenario}/score" in metrics else f"{scenario}/reward")
+    if f"{scenario}/score" in metrics:
+        return _shown(metrics, f"{scenario}/score")
+    reward = metrics.get(f"{scenario}/reward")
+    return f"{reward:+.4g} reward" if isinstance(reward, float) else "-"
 
 
 def _shown(metrics: dict, key: str) -> str:
