@@ -289,8 +289,9 @@ def new_manifest(run: RunDirectory, config: Config, who: dict) -> dict:
     return {"command": start["command"], "config_hash": run.path.name.split("-")[0],
             "identity": who, "git": start["git"], "packages": provenance.packages(),
             "hardware": provenance.hardware(), "environment": provenance.environment(),
-            "seeds": {"seed": config.seed, "streams": ["init", "new_tokens", "order", "rows", "control", "window",
-                                                       "dropout", "trainer", "prompts", "generation", "heldout"]},
+            "seeds": {"seed": config.seed, "streams": ["init", "new_tokens", "adapter", "order", "rows", "control",
+                                                       "window", "dropout", "trainer", "prompts", "generation",
+                                                       "heldout"]},
             "times": {"started": start["started"]}, "why_ended": None}
 
 

@@ -1,6 +1,7 @@
 """What a well-typed config can still get wrong: values out of range, and options that do not go together."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Iterator
 
 from apo.errors import UserError, nearest
@@ -14,6 +15,8 @@ OPTIMISERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad",
               "paged_lion_8bit", "rmsprop", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit")
 """Those of transformers that torch and bitsandbytes bring."""
 BUDGETS = ("num_tokens", "max_steps", "num_train_epochs")
+FRESH_UNDER_ADAPTER = ("an adapter is kept apart from the weights it stands on, and those of a fresh model are kept "
+                       "nowhere: set model.name to a model that is trained already, or leave model.lora.r out")
 BYTES_AND_END = 257
 """Smallest vocabulary of a byte-level tokenizer: every byte, and the end-of-text token."""
 
@@ -51,6 +54,7 @@ _OF_CLASS: dict[str, dict[Limits, str]] = {
     "DataConfig": {COUNT: "max_documents", Limits(2): "block_size", BELOW_ONE: "eval_fraction"},
     "ConditionalConfig": {SHARE: "drop_token_fraction"},
     "ModelConfig": {Limits(BYTES_AND_END): "vocab_size", BELOW_ONE: "dropout", NOT_NEGATIVE: "new_token_noise"},
+    "LoraConfig": {COUNT: "r alpha", BELOW_ONE: "dropout"},
     "GenerationConfig": {
         NOT_NEGATIVE: "top_k min_new_tokens",
         COUNT: "num_beams max_new_tokens",
@@ -159,6 +163,13 @@ def _model(config: Config) -> Iterator[tuple[str, str]]:
     elif model.name is None and not model.config:
         yield "model.name", ("missing: a name on the hub or a directory (model=hub model.name=gpt2), or the size of a "
                              "fresh model in model.config")
+    given, adapted = model.name is not None and not model.from_scratch, model.lora.r is not None
+    if adapted and not given and (model.name or model.config):
+        yield "model.lora.r", FRESH_UNDER_ADAPTER
+    elif model.quantization != "none" and not given and (model.name or model.config):
+        yield "model.quantization", "rounds weights that are given by model.name; a fresh model has none yet"
+    elif model.quantization != "none" and not adapted and not Path(model.name or "", "adapter_config.json").is_file():
+        yield "model.quantization", "rounded weights cannot be trained: set model.lora.r=16 (or model=qlora)"
 
 
 def _evaluation(config: Config) -> Iterator[tuple[str, str]]:

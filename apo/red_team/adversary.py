@@ -205,8 +205,9 @@ class LocalModel(Writer):
 
     @property
     def _place(self) -> str:
+        from apo.report.runs import is_model
         final = Path(self.name) / "final"
-        return str(final) if (final / "config.json").is_file() else self.name
+        return str(final) if is_model(final) else self.name
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
