@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from apo.errors import ModelError, nearest
-from apo.models.policy import Policy
 from apo.schema import LoraConfig, ModelConfig
 from apo.seeds import stream_seed
 
@@ -40,13 +39,22 @@ class AdapterFolder:
 
     @property
     def base(self) -> str:
-        return self.settings["base_model_name_or_path"]
+        """Raises ModelError where it was a directory and is gone."""
+        name = self.settings["base_model_name_or_path"]
+        if Path(name).is_absolute() and not Path(name).exists():
+            raise ModelError(f"{self.name} is an adapter on {name}, which is not there: put it back, or name its new "
+                             f"place as base_model_name_or_path in {self.name}/{CONFIG}")
+        return name
+
+    @property
+    def base_revision(self) -> str | None:
+        return self.settings.get("revision")
 
     def base_config(self, config: ModelConfig | None = None) -> ModelConfig:
         """How its base is loaded: as it was; with `config`, as that says, over the options the adapter was trained
         with."""
         stored = {key: value for key, value in self.base_settings.items() if key in KEPT}
-        where = {"name": self.base, "revision": self.settings.get("revision")}
+        where = {"name": self.base, "revision": self.base_revision}
         if config is None:
             return ModelConfig(**stored | where)
         return replace(config, config=stored.get("config", {}) | config.config, **where)
@@ -114,6 +122,16 @@ def quantised_loading(config: ModelConfig) -> dict:
                                      bnb_4bit_compute_dtype=compute)
     place = {"device_map": {"": torch.cuda.current_device()}} if torch.cuda.is_available() else {}
     return {"quantization_config": options, **place}
+
+
+def keep_layout(model: nn.Module) -> nn.Module:
+    """On CPUs that multiply in bf16, bitsandbytes lays 4-bit weights out anew when a layer is first evaluated, for a
+    kernel without a backward pass, and leaves them so: trained after that, gradients no longer reach the layers below,
+    and nothing says so.  Also the numbers would differ before and after the first evaluation."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 # ---- what is adapted -------------------------------------------------------------------------------------------------
@@ -256,12 +274,3 @@ def save_adapter(model: nn.Module, folder: Path) -> None:
 def restore_adapter(model: nn.Module, folder: Path) -> None:
     from safetensors.torch import load_file
     _load(model, load_file(folder / WEIGHTS), folder)
-
-
-def base_of(model: nn.Module) -> str:
-    """Name of the base that an adapted model stands on."""
-    return model.peft_config[OURS].base_model_name_or_path
-
-
-def count_trainable(policy: Policy) -> int:
-    return sum(p.numel() for p in policy.parameters() if p.requires_grad)

@@ -12,7 +12,7 @@ import torch
 
 from apo.console import warn
 from apo.errors import ModelError
-from apo.models.adapters import AdapterFolder, attach, attach_found, find_adapter, quantised_loading, saved_rows
+from apo.models import adapters
 from apo.models.policy import Policy
 from apo.ranges import FRESH_UNDER_ADAPTER
 from apo.schema import ModelConfig
@@ -48,7 +48,7 @@ def load_policy(config: ModelConfig, tokenizer, vocab_size: int, seed: int, new_
     """
     from transformers import AutoConfig, AutoModelForCausalLM
     fresh = config.name is None or config.from_scratch
-    adapter = None if fresh else find_adapter(config.name, config.revision)
+    adapter = None if fresh else adapters.find_adapter(config.name, config.revision)
     if adapter is not None:
         _tell_differences(config, adapter)
         config = adapter.base_config(config)
@@ -64,14 +64,14 @@ def load_policy(config: ModelConfig, tokenizer, vocab_size: int, seed: int, new_
             torch.manual_seed(stream_seed(seed, "init"))
             model = AutoModelForCausalLM.from_config(model_config, **arguments)
     else:
-        model = _base(config, adapter, model_config, arguments)
+        model = _base(config, model_config, arguments)
     if adapter is not None:
-        add_token_rows(model, saved_rows(adapter), 0, seed)
+        add_token_rows(model, adapters.saved_rows(adapter), 0, seed)
     add_token_rows(model, list(new_ids), config.new_token_noise, seed)
     if adapter is not None:
-        model = attach_found(model, adapter, config, seed, list(new_ids))
+        model = adapters.attach_found(model, adapter, config, seed, list(new_ids))
     elif config.lora.r is not None:
-        model = attach(model, config.lora, config, seed, list(new_ids))
+        model = adapters.attach(model, config.lora, config, seed, list(new_ids))
     policy = Policy(model, value_head)
     policy.adapter_is_new = adapter is None
     policy.check_head()
@@ -98,7 +98,7 @@ def load_trained(directory: str | Path, revision: str | None = None, trust_remot
     name = str(directory)
     place, place_revision = _tokenizer_place(name, revision)
     tokenizer = _from_hub(AutoTokenizer, place, revision=place_revision, trust_remote_code=trust_remote_code)
-    adapter = find_adapter(name, revision)
+    adapter = adapters.find_adapter(name, revision)
     if adapter is None:
         model = _from_hub(AutoModelForCausalLM, name, revision=revision, dtype=torch.float32,
                           trust_remote_code=trust_remote_code)
@@ -112,46 +112,38 @@ def load_trained(directory: str | Path, revision: str | None = None, trust_remot
 def find_model(name: str, revision: str | None = None) -> None:
     """Reads its config and no weights: whether there is such a model, told before it is needed.  Raises ModelError."""
     from transformers import AutoConfig
-    adapter = find_adapter(name, revision)
-    _from_hub(AutoConfig, name if adapter is None else adapter.base, revision=revision if adapter is None else None)
+    if (adapter := adapters.find_adapter(name, revision)) is not None:
+        name, revision = adapter.base, adapter.base_revision
+    _from_hub(AutoConfig, name, revision=revision)
 
 
 # ---- adapters --------------------------------------------------------------------------------------------------------
 
 
-def load_adapted(adapter: AdapterFolder, base: ModelConfig, dequantise: bool = False):
+def load_adapted(adapter: adapters.AdapterFolder, base: ModelConfig, dequantise: bool = False):
     """An adapter on its base, loaded as `base` says; `dequantise`: then with its weights as numbers again."""
     from transformers import AutoConfig
     model_config = _from_hub(AutoConfig, base.name, revision=base.revision, trust_remote_code=base.trust_remote_code)
     update_config(model_config, base)
-    model = _base(base, adapter, model_config, {})
+    model = _base(base, model_config, {})
     if dequantise and base.quantization != "none":
         model = model.dequantize(dtype=torch.float32)
-    add_token_rows(model, saved_rows(adapter), 0, 0)
-    return attach_found(model, adapter, base)
+    add_token_rows(model, adapters.saved_rows(adapter), 0, 0)
+    return adapters.attach_found(model, adapter, base)
 
 
-def _base(config: ModelConfig, adapter: AdapterFolder | None, model_config, arguments: dict):
+def _base(config: ModelConfig, model_config, arguments: dict):
     """The weights that `config` names, under an adapter in the bits it asks for."""
     from transformers import AutoModelForCausalLM
-    try:
-        return _from_hub(AutoModelForCausalLM, config.name, revision=config.revision, config=model_config,
-                         dtype=torch.float32, trust_remote_code=config.trust_remote_code,
-                         **quantised_loading(config), **arguments)
-    except ModelError as error:
-        if adapter is None:
-            raise
-        raise _without_base(adapter, error) from error
-
-
-def _without_base(adapter: AdapterFolder, error: ModelError) -> ModelError:
-    return ModelError(f"{adapter.name} is an adapter on {adapter.base}, which cannot be loaded; put it back, or name "
-                      f"its new place as base_model_name_or_path in {adapter.name}/adapter_config.json ({error})")
+    model = _from_hub(AutoModelForCausalLM, config.name, revision=config.revision, config=model_config,
+                      dtype=torch.float32, trust_remote_code=config.trust_remote_code,
+                      **adapters.quantised_loading(config), **arguments)
+    return adapters.keep_layout(model)
 
 
 def _tokenizer_place(name: str, revision: str | None) -> tuple[str, str | None]:
     """An adapter that brings no tokenizer has its base's."""
-    adapter = find_adapter(name, revision)
+    adapter = adapters.find_adapter(name, revision)
     if adapter is None or (Path(name) / "tokenizer_config.json").is_file():
         return name, revision
     if not Path(name).exists():
@@ -159,10 +151,10 @@ def _tokenizer_place(name: str, revision: str | None) -> tuple[str, str | None]:
         if cached_file(name, "tokenizer_config.json", revision=revision, _raise_exceptions_for_missing_entries=False,
                        _raise_exceptions_for_connection_errors=False):
             return name, revision
-    return adapter.base, adapter.settings.get("revision")
+    return adapter.base, adapter.base_revision
 
 
-def _refuse_lora(config: ModelConfig, fresh: bool, adapter: AdapterFolder | None) -> None:
+def _refuse_lora(config: ModelConfig, fresh: bool, adapter: adapters.AdapterFolder | None) -> None:
     if fresh and (config.lora.r is not None or config.quantization != "none"):
         raise ModelError(f"model.lora.r: {FRESH_UNDER_ADAPTER}")
     if config.quantization != "none" and adapter is None and config.lora.r is None:
@@ -170,7 +162,7 @@ def _refuse_lora(config: ModelConfig, fresh: bool, adapter: AdapterFolder | None
                          "model.lora.r=16")
 
 
-def _tell_differences(config: ModelConfig, adapter: AdapterFolder) -> None:
+def _tell_differences(config: ModelConfig, adapter: adapters.AdapterFolder) -> None:
     """An adapter that is trained on keeps its shape, and does best on the base it knows."""
     before = adapter.base_settings.get("quantization", config.quantization)
     if before != config.quantization:

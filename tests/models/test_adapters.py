@@ -182,6 +182,19 @@ def test_a_quantised_base_trains_and_samples(base, byte_tokenizer, quantization)
     assert all(text.ids for text in texts)
 
 
+@pytest.mark.parametrize("quantization", QUANTISED)
+def test_gradients_are_the_same_after_an_evaluation(base, byte_tokenizer, quantization):
+    """bitsandbytes has a layout for evaluation, through which nothing is learnt."""
+    policy = train(load(base, byte_tokenizer, quantization=quantization), 1)
+    found = []
+    for _ in range(2):
+        policy.zero_grad()
+        policy.train().token_stats(make_batch()).logps_BT.sum().backward()
+        found.append([p.grad.clone() for p in policy.parameters() if p.requires_grad])
+        logits(policy.eval())
+    assert all(torch.equal(a, b) for a, b in zip(*found))
+
+
 def test_samples_are_the_adapted_model_s(base, byte_tokenizer):
     """The fast path reads the base's weights; it must not be taken."""
     policy = load(base, byte_tokenizer)
@@ -243,9 +256,9 @@ def test_an_adapter_without_its_base_says_so(make_base, byte_tokenizer, tmp_path
     save_policy(load(base, byte_tokenizer), tmp_path)
     byte_tokenizer.save_pretrained(tmp_path)
     shutil.rmtree(base)
-    with pytest.raises(ModelError, match="is an adapter on .* which cannot be loaded; put it back"):
+    with pytest.raises(ModelError, match="is an adapter on .* which is not there: put it back"):
         load_trained(tmp_path)
-    with pytest.raises(ModelError, match="is an adapter on .* which cannot be loaded; put it back"):
+    with pytest.raises(ModelError, match="is an adapter on .* which is not there: put it back"):
         load(tmp_path, byte_tokenizer)
 
 
