@@ -9,7 +9,7 @@ from apo.models.load import load_policy
 from apo.models.policy import Policy
 from apo.models.save import save_policy
 from apo.schema import LoraConfig, ModelConfig
-from tests.models.test_adapters import make_batch, train
+from tests.models.adapting import make_batch, train
 
 
 @pytest.fixture(scope="module")
