@@ -15,8 +15,6 @@ OPTIMISERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad",
               "paged_lion_8bit", "rmsprop", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit")
 """Those of transformers that torch and bitsandbytes bring."""
 BUDGETS = ("num_tokens", "max_steps", "num_train_epochs")
-FRESH_UNDER_ADAPTER = ("an adapter is kept apart from the weights it stands on, and those of a fresh model are kept "
-                       "nowhere: set model.name to a model that is trained already, or leave model.lora.r out")
 BYTES_AND_END = 257
 """Smallest vocabulary of a byte-level tokenizer: every byte, and the end-of-text token."""
 
@@ -165,7 +163,8 @@ def _model(config: Config) -> Iterator[tuple[str, str]]:
                              "fresh model in model.config")
     given, adapted = model.name is not None and not model.from_scratch, model.lora.r is not None
     if adapted and not given and (model.name or model.config):
-        yield "model.lora.r", FRESH_UNDER_ADAPTER
+        yield "model.lora.r", ("an adapter needs a model that is trained already and kept somewhere, and a fresh one "
+                               "is neither: give one as model.name, or leave model.lora.r out")
     elif model.quantization != "none" and not given and (model.name or model.config):
         yield "model.quantization", "rounds weights that are given by model.name; a fresh model has none yet"
     elif model.quantization != "none" and not adapted and not Path(model.name or "", "adapter_config.json").is_file():

@@ -8,6 +8,7 @@ because an adapter that was trained on a rounded base fits that base only.
 
 import copy
 import json
+import warnings
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -167,6 +168,12 @@ def _matches(name: str, ends: list[str]) -> bool:
     return any(name == end or name.endswith("." + end) for end in ends)
 
 
+def parameters_of(model: nn.Module, rank: int, named: list[str] | str | None = None) -> int:
+    """Numbers in an adapter of the model, which may be one without weights."""
+    names = target_modules(model, None if isinstance(named, str) else named)
+    return sum(rank * sum(module.weight.shape) for name, module in model.named_modules() if _matches(name, names))
+
+
 def token_rows(model: nn.Module, ids: list[int]) -> dict[str, list[int]] | None:
     """Embedding rows to train, by module: the input's, and the head's where it is not the same matrix."""
     if not ids:
@@ -229,7 +236,8 @@ def _peft():
 def _wrapped(model: nn.Module, options, base: ModelConfig, seed: int) -> nn.Module:
     options.base_model_name_or_path = str(Path(base.name).resolve()) if Path(base.name).exists() else base.name
     options.revision = base.revision
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)   # PEFT asks by the old name
         torch.manual_seed(stream_seed(seed, "adapter"))
         wrapped = _peft().get_peft_model(model, options, adapter_name=OURS)
     wrapped.base_settings = {key: asdict(base)[key] for key in KEPT}

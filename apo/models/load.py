@@ -14,7 +14,6 @@ from apo.console import warn
 from apo.errors import ModelError
 from apo.models import adapters
 from apo.models.policy import Policy
-from apo.ranges import FRESH_UNDER_ADAPTER
 from apo.schema import ModelConfig
 from apo.seeds import stream_seed
 
@@ -156,7 +155,8 @@ def _tokenizer_place(name: str, revision: str | None) -> tuple[str, str | None]:
 
 def _refuse_lora(config: ModelConfig, fresh: bool, adapter: adapters.AdapterFolder | None) -> None:
     if fresh and (config.lora.r is not None or config.quantization != "none"):
-        raise ModelError(f"model.lora.r: {FRESH_UNDER_ADAPTER}")
+        raise ModelError("an adapter is kept apart from the weights it stands on, and a fresh model's are kept "
+                         "nowhere: set model.name to a model that is trained already, or leave model.lora.r out")
     if config.quantization != "none" and adapter is None and config.lora.r is None:
         raise ModelError(f"model.quantization={config.quantization}: rounded weights cannot be trained; set "
                          "model.lora.r=16")

@@ -19,7 +19,6 @@ from torch import nn
 
 from apo.models.adapters import OURS, REFERENCE, adapter_weights, is_adapted
 from apo.models.policy import Policy, TokenStats
-from apo.rollouts.generate import evaluating
 
 
 class Reference:
@@ -31,8 +30,14 @@ class Reference:
     @contextmanager
     def as_it_was(self) -> Iterator[Policy]:
         """Inside, the policy itself computes what it did when the stage began."""
-        with torch.no_grad(), evaluating(self.policy), using_adapter(self.policy.model, self.adapter):
-            yield self.policy
+        flags = [(module, module.training) for module in self.policy.modules()]
+        self.policy.eval()
+        try:
+            with torch.no_grad(), using_adapter(self.policy.model, self.adapter):
+                yield self.policy
+        finally:
+            for module, training in flags:
+                module.training = training
 
     def hidden(self, batch) -> torch.Tensor:
         with self.as_it_was() as policy:

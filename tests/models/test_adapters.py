@@ -134,7 +134,7 @@ def test_a_fresh_model_takes_no_adapter(byte_tokenizer):
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     with pytest.raises(ModelError, match="kept nowhere"):
         load_policy(ModelConfig(config=shape, lora=LoraConfig(r=4)), byte_tokenizer, 257, seed=1)
-    with pytest.raises(ConfigError, match="model.lora.r: an adapter is kept apart"):
+    with pytest.raises(ConfigError, match="model.lora.r: an adapter needs a model"):
         load_config(["task=pep8", "method=mle", "model.lora.r=4"])
     with pytest.raises(ConfigError, match="rounded weights cannot be trained"):
         load_config(["task=pep8", "method=mle", "model=hub", "model.name=gpt2", "model.quantization=nf4"])
