@@ -183,7 +183,7 @@ def build(config: Config, scorers: dict[str, Scorer]) -> Parts:
     new_ids = [token for name, token in zip(control_tokens(config), control_ids) if name not in known]
     policy = load_policy(config.model, tokenizer, vocabulary, config.seed, new_ids, objective.needs.value_head,
                          config.data.block_size)
-    sizes |= {"parameters": sum(p.numel() for p in policy.model.parameters()), "steps": steps}
+    sizes |= {"parameters": policy.num_parameters, "steps": steps}
     heldout = make_heldout(config, heldout_store, tokenizer, view.eos_id)
     judges = Judges.of(config, corpus, scorers)
     return Parts(tokenizer, policy, objective, source, heldout, corpus, scorer, judges, steps, fingerprints, sizes)

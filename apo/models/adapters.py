@@ -10,6 +10,7 @@ import copy
 import json
 import warnings
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -20,6 +21,8 @@ from apo.schema import LoraConfig, ModelConfig
 from apo.seeds import stream_seed
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "adapter_base.json"
+FILES = ["*.json", "adapter_model.*", "*.txt", "*.model", "*.jinja"]
+"""Of an adapter on the hub: the adapter and its tokenizer."""
 OURS, REFERENCE = "default", "reference"
 """Names of adapters inside the model: the one that is trained, and its frozen copy."""
 KEPT = ("config", "quantization", "double_quantization")
@@ -29,10 +32,11 @@ ROWS = "trainable_tokens_delta"
 
 @dataclass(frozen=True)
 class AdapterFolder:
-    """An adapter on disk or on the hub."""
+    """An adapter on disk, where one of the hub has been fetched to as well."""
 
     name: str
-    revision: str | None
+    """As it was asked for."""
+    folder: Path
     settings: dict
     """PEFT's own, of adapter_config.json."""
     base_settings: dict = field(default_factory=dict)
@@ -44,7 +48,7 @@ class AdapterFolder:
         name = self.settings["base_model_name_or_path"]
         if Path(name).is_absolute() and not Path(name).exists():
             raise ModelError(f"{self.name} is an adapter on {name}, which is not there: put it back, or name its new "
-                             f"place as base_model_name_or_path in {self.name}/{CONFIG}")
+                             f"place as base_model_name_or_path in {self.folder / CONFIG}")
         return name
 
     @property
@@ -63,38 +67,36 @@ class AdapterFolder:
 
 def find_adapter(name: str | None, revision: str | None = None) -> AdapterFolder | None:
     """What an adapter says of itself, where `name` is a PEFT folder or a hub name that has one; else None."""
-    if name is None:
+    folder = None if name is None else Path(name) if Path(name).exists() else fetched(str(name), revision)
+    if folder is None or not (folder / CONFIG).is_file():
         return None
-    settings = _read(name, revision, CONFIG)
-    if settings is None:
-        return None
+    settings = _read(folder / CONFIG)
     if settings.get("peft_type") != "LORA":
         raise ModelError(f"{name} is an adapter of the kind {settings.get('peft_type')}; only LORA is supported")
     if not settings.get("base_model_name_or_path"):
         raise ModelError(f"{name} does not say which model it is an adapter of: set base_model_name_or_path in its "
                          f"{CONFIG}")
-    return AdapterFolder(str(name), revision, settings, _read(name, revision, BASE) or {})
+    return AdapterFolder(str(name), folder, settings, _read(folder / BASE) if (folder / BASE).is_file() else {})
 
 
-def _read(name: str, revision: str | None, file: str) -> dict | None:
-    place = Path(name) / file
-    if not Path(name).exists():
-        from transformers.utils import cached_file
-        try:
-            found = cached_file(str(name), file, revision=revision, _raise_exceptions_for_gated_repo=False,
-                                _raise_exceptions_for_missing_entries=False,
-                                _raise_exceptions_for_connection_errors=False)
-        except (OSError, ValueError):
-            return None
-        if found is None:
-            return None
-        place = Path(found)
-    if not place.is_file():
-        return None
+@cache
+def fetched(name: str, revision: str | None) -> Path | None:
+    """The folder of an adapter of the hub; None where the model has none or cannot be reached."""
+    from huggingface_hub import snapshot_download
+    from transformers.utils import cached_file
     try:
-        return json.loads(place.read_text(encoding="utf-8"))
+        found = cached_file(name, CONFIG, revision=revision, _raise_exceptions_for_gated_repo=False,
+                            _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
+        return found and Path(snapshot_download(name, revision=revision, allow_patterns=FILES))
+    except (OSError, ValueError):
+        return None
+
+
+def _read(file: Path) -> dict:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
-        raise ModelError(f"{place} cannot be read: {problem}") from None
+        raise ModelError(f"{file} cannot be read: {problem}") from None
 
 
 def is_adapted(model: nn.Module) -> bool:
@@ -206,13 +208,13 @@ def attach_found(model: nn.Module, adapter: AdapterFolder, base: ModelConfig, se
                  new_ids: list[int] = ()) -> nn.Module:
     """The model under the adapter of a folder, trainable; `new_ids` are tokens that it did not have."""
     peft = _peft()
-    options = peft.PeftConfig.from_pretrained(adapter.name, revision=adapter.revision)
+    options = peft.PeftConfig.from_pretrained(str(adapter.folder))
     options.inference_mode = False
     known = saved_rows(adapter)
     options.trainable_token_indices = token_rows(model, [*known, *(token for token in new_ids if token not in known)])
     wrapped = _wrapped(model, options, base, seed)
     try:
-        weights = peft.utils.load_peft_weights(adapter.name, device="cpu", revision=adapter.revision)
+        weights = peft.utils.load_peft_weights(str(adapter.folder), device="cpu")
     except (OSError, ValueError) as problem:
         raise ModelError(f"{adapter.name} has no adapter weights that can be read: {problem}") from problem
     _load(wrapped, weights, adapter.name)

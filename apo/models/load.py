@@ -125,7 +125,7 @@ def load_adapted(adapter: adapters.AdapterFolder, base: ModelConfig, dequantise:
     model_config = _from_hub(AutoConfig, base.name, revision=base.revision, trust_remote_code=base.trust_remote_code)
     update_config(model_config, base)
     model = _base(base, model_config, {})
-    if dequantise and base.quantization != "none":
+    if dequantise and getattr(model, "is_quantized", False):
         model = model.dequantize(dtype=torch.float32)
     add_token_rows(model, adapters.saved_rows(adapter), 0, 0)
     return adapters.attach_found(model, adapter, base)
@@ -143,13 +143,10 @@ def _base(config: ModelConfig, model_config, arguments: dict):
 def _tokenizer_place(name: str, revision: str | None) -> tuple[str, str | None]:
     """An adapter that brings no tokenizer has its base's."""
     adapter = adapters.find_adapter(name, revision)
-    if adapter is None or (Path(name) / "tokenizer_config.json").is_file():
+    if adapter is None:
         return name, revision
-    if not Path(name).exists():
-        from transformers.utils import cached_file
-        if cached_file(name, "tokenizer_config.json", revision=revision, _raise_exceptions_for_missing_entries=False,
-                       _raise_exceptions_for_connection_errors=False):
-            return name, revision
+    if (adapter.folder / "tokenizer_config.json").is_file():
+        return str(adapter.folder), None
     return adapter.base, adapter.base_revision
 
 

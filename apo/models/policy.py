@@ -47,6 +47,11 @@ class Policy(nn.Module):
         return self.model.device
 
     @property
+    def num_parameters(self) -> int:
+        """Of the model, an adapter included; 4-bit weights lie two in a byte."""
+        return sum(p.numel() * (2 if type(p).__name__ == "Params4bit" else 1) for p in self.model.parameters())
+
+    @property
     def language_model(self) -> nn.Module:
         """The causal model itself, out of PEFT's wrapper where there is one; its layers hold the adapter."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model

@@ -55,9 +55,12 @@ class Reference:
 class FrozenCopy(Reference):
     def __init__(self, policy: Policy):
         super().__init__(copy.deepcopy(policy).requires_grad_(False).eval(), None)
+        self.trained = policy
 
     @contextmanager
     def as_it_was(self) -> Iterator[Policy]:
+        if self.policy.device != self.trained.device:       # the trainer has moved it since
+            self.policy.to(self.trained.device)
         with torch.no_grad():
             yield self.policy
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -153,6 +154,7 @@ def test_any_model_takes_an_adapter(words, quantization):
 def test_a_quantised_base_trains_and_samples(base, byte_tokenizer, quantization):
     policy = load(base, byte_tokenizer, new_ids=[260], quantization=quantization)
     kinds = {type(module).__name__ for module in policy.model.modules()}
+    assert policy.num_parameters == load(base, byte_tokenizer, new_ids=[260]).num_parameters
     assert kinds & {"Linear4bit", "Linear8bitLt"}
     before = logits(policy)
     train(policy, high=261)
@@ -234,6 +236,23 @@ def test_an_adapter_is_trained_on(base, byte_tokenizer, tmp_path):
     (tmp_path / "second").mkdir()
     save_policy(continued, tmp_path / "second")
     assert torch.equal(logits(load_trained(tmp_path / "second")[0], 263), logits(continued, 263))
+
+
+def test_an_adapter_of_the_hub(base, byte_tokenizer):
+    """In the cache as the hub's own client lays it out; nothing is asked for over the network."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+    cached, commit = Path(HF_HUB_CACHE) / "models--someone--adapter", "0" * 40
+    snapshot = cached / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    policy = train(load(base, byte_tokenizer))
+    save_policy(policy, snapshot)
+    byte_tokenizer.save_pretrained(snapshot)
+    loaded, tokenizer = load_trained("someone/adapter")
+    assert torch.equal(logits(loaded), logits(policy)) and len(tokenizer) == len(byte_tokenizer)
+    assert torch.equal(logits(load("someone/adapter", byte_tokenizer, r=None)), logits(policy))
+    assert find_adapter("someone/other") is None
 
 
 def test_an_adapter_without_its_base_says_so(make_base, byte_tokenizer, tmp_path):
