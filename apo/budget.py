@@ -4,8 +4,11 @@ from apo.errors import ConfigError
 from apo.schema import Config
 
 
-def training_steps(config: Config, tokens_per_epoch: float | None) -> int:
-    """Optimiser steps of the whole run, from tokens, steps or epochs, whichever the config sets."""
+def training_steps(config: Config, tokens_per_epoch: float | None, tokens_per_step: float | None = None) -> int:
+    """Optimiser steps of the whole run, from tokens, steps or epochs, whichever the config sets.
+
+    `tokens_per_step`: where rows differ in length, the mean; null for packed rows."""
+    tokens_per_step = tokens_per_step or config.training.effective_batch_size * config.data.block_size
     training = config.training
     if training.max_steps is not None:
         return training.max_steps
@@ -16,10 +19,10 @@ def training_steps(config: Config, tokens_per_epoch: float | None) -> int:
         raise ConfigError("training.num_train_epochs needs data of known size: set training.num_tokens")
     else:
         tokens = training.num_train_epochs * tokens_per_epoch
-    steps = int(tokens // (training.effective_batch_size * config.data.block_size))
+    steps = int(tokens // tokens_per_step)
     if steps < 1:
-        raise ConfigError(f"a budget of {tokens:g} tokens is less than one step of {training.effective_batch_size} x "
-                          f"{config.data.block_size} tokens: raise training.num_tokens")
+        raise ConfigError(f"a budget of {tokens:g} tokens is less than one step of {tokens_per_step:g} tokens: raise "
+                          "training.num_tokens")
     return steps
 
 

@@ -366,7 +366,8 @@ def composed(groups: tuple[str, ...], folders: tuple[Path, ...]) -> tuple[Any, d
     from omegaconf.errors import OmegaConfBaseException
     store_schema()
     try:
-        with initialize_config_dir(config_dir=str(CONFIGS), version_base=version_base(), job_name="train"):
+        with _beside_running_hydra(), initialize_config_dir(config_dir=str(CONFIGS), version_base=version_base(),
+                                                            job_name="train"):
             tree = compose("train", [*groups, *search_path(folders)], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(str(error).strip()) from None
@@ -376,6 +377,20 @@ def composed(groups: tuple[str, ...], folders: tuple[Path, ...]) -> tuple[Any, d
     for name in (*CHOSEN, "hydra"):
         del tree[name]
     return tree, choices
+
+
+@contextmanager
+def _beside_running_hydra():
+    """Inside a job the one Hydra is that of `@hydra.main`; a run that starts from another composes that one's config
+    there."""
+    from hydra.core.global_hydra import GlobalHydra
+    running = GlobalHydra.instance()
+    before = running.hydra
+    running.clear()
+    try:
+        yield
+    finally:
+        running.hydra = before
 
 
 @contextmanager

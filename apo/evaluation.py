@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from apo.data.records import Sample
-from apo.data.sources.base import BadRow, lines
+from apo.data.sources.base import BadRow, lines, sources
 from apo.data.sources.file import content_hash, rows_of
 from apo.data.tokenizer import single_id
 from apo.errors import DataError, EvaluationError, nearest
@@ -129,9 +129,17 @@ def run_scenario(name: str, scenario: ScenarioConfig, *, policy: "Policy", token
 
 
 def as_trained(scenario: ScenarioConfig, config: Config) -> ScenarioConfig:
-    """The scenario with its control token where training put it: before every line if lines were the segments."""
-    every_line = scenario.prefix_every_line
-    return replace(scenario, prefix_every_line=config.data.segment_by == "line" if every_line is None else every_line)
+    """The scenario with its control token where training put it: before every line if lines were the segments, behind
+    the prompt if completions were trained on."""
+    every_line, after_prompt = scenario.prefix_every_line, scenario.prefix_after_prompt
+    return replace(scenario,
+                   prefix_every_line=config.data.segment_by == "line" if every_line is None else every_line,
+                   prefix_after_prompt=of_completions(config) if after_prompt is None else after_prompt)
+
+
+def of_completions(config: Config) -> bool:
+    """Whether the data are prompts with completions."""
+    return sources.get(config.data.source).record == "ranking"
 
 
 # ---- prompts ---------------------------------------------------------------------------------------------------------
@@ -187,6 +195,7 @@ class Template:
     tokenizer: object
     prefix_ids: list[int]
     by_line: bool
+    after_prompt: bool
     hidden_ids: frozenset[int]
     """Special and control tokens: never part of a text."""
 
@@ -195,12 +204,15 @@ class Template:
         prefix = evaluation.prefix if scenario.prefix is None else scenario.prefix
         prefix_ids = [single_id(tokenizer, prefix, "evaluation.prefix")] if prefix else []
         special = [token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special]
-        return cls(tokenizer, prefix_ids, bool(scenario.prefix_every_line),
+        return cls(tokenizer, prefix_ids, bool(scenario.prefix_every_line), bool(scenario.prefix_after_prompt),
                    frozenset([*tokenizer.all_special_ids, *special, *prefix_ids]))
 
     def ids(self, prompt: str) -> list[int]:
         """End of text; then the prefix and the prompt, or, with the prefix on every line, prefix and line by turns.
-        There a prompt that ends its last line is followed by the prefix of the line to be written."""
+        There a prompt that ends its last line is followed by the prefix of the line to be written.  Behind a prompt
+        that is answered, the prefix of the answer."""
+        if self.after_prompt:
+            return [self.tokenizer.eos_token_id] + self._plain(prompt) + self.prefix_ids
         segments = [prompt]
         if self.by_line:
             segments = lines(prompt)
@@ -229,7 +241,7 @@ class Template:
 
 def score(samples: list[Sample], scorer: Scorer) -> None:
     """Fills in `score` (in the scorer's own direction) and what belongs to it in `extra`."""
-    texts = [scored_text(sample) for sample in samples]
+    texts = [text_for(scorer, sample) for sample in samples]
     explained = type(scorer).explain is not Scorer.explain      # a text with nothing wrong has no parts either
     located = type(scorer).spans is not Scorer.spans
     for sample, number, parts, spans in zip(samples, checked(scorer, texts), scorer.explain(texts),
@@ -239,6 +251,10 @@ def score(samples: list[Sample], scorer: Scorer) -> None:
             sample.extra["explain"] = parts
         if located:
             sample.extra["spans"] = spans
+
+
+def text_for(scorer: Scorer, sample: Sample) -> str:
+    return sample.prompt + sample.text if scorer.reads_prompt else scored_text(sample)
 
 
 def headline(scores: list[float], scenario: ScenarioConfig, scorer: Scorer | None) -> dict[str, float]:
@@ -256,7 +272,7 @@ def second_opinions(samples: list[Sample], scenario: ScenarioConfig, scorers: di
     """The headline by every held-out scorer, and in every sample what it said."""
     numbers: dict[str, float] = {}
     for name, scorer in scorers.items():
-        scores = checked(scorer, [scored_text(sample) for sample in samples])
+        scores = checked(scorer, [text_for(scorer, sample) for sample in samples])
         for sample, number in zip(samples, scores):
             sample.extra.setdefault("heldout_scores", {})[name] = number
         numbers |= {f"{name}/{key}": value for key, value in headline(scores, scenario, scorer).items()}

@@ -15,12 +15,13 @@ from apo.budget import ChinchillaLoss, training_steps
 from apo.console import progress, say, warn
 from apo.data.sources.base import sources
 from apo.disk import write_atomic
-from apo.errors import Interrupted, RunError, UserError
+from apo.errors import DataError, Interrupted, RunError, UserError
 from apo.host import reuse_freed_memory
 from apo.identity import identity, run_directory, to_yaml
 from apo.rundir import RunDirectory, command_line, now, read_json, write_json
-from apo.schema import Config
+from apo.schema import Config, ModelConfig
 from apo.scorers.base import Scorer
+from apo.stages import start_of, started_from
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -50,6 +51,8 @@ class Parts:
     """What annotates the corpus."""
     judges: object
     """What samples are judged by."""
+    measured_beside: list
+    """Callbacks that the view of the data brings with it."""
     steps: int
     fingerprints: dict[str, str]
     sizes: dict
@@ -102,7 +105,7 @@ def _train_into(run: RunDirectory, config: Config, scorers: dict[str, Scorer], w
     write_atomic(run.config_file, to_yaml(config))
     manifest = new_manifest(run, config, who)
     write_json(run.manifest_file, manifest)
-    parts = build(config, scorers)
+    parts = build(config, scorers, start_of(config, train))
     _refuse(run.path, differences(manifest.get("fingerprints") or parts.fingerprints, parts.fingerprints))
     write_json(run.manifest_file, manifest | {"fingerprints": parts.fingerprints, "sizes": parts.sizes})
     loggers = make_loggers(config, run)
@@ -110,9 +113,10 @@ def _train_into(run: RunDirectory, config: Config, scorers: dict[str, Scorer], w
         with progress(f"training {config.task} {config.method}", parts.steps) as bar:
             trainer = ScoredTextTrainer(
                 parts.policy, parts.objective, parts.source, config.training, run=run, seed=config.seed,
-                max_steps=parts.steps, tokens_per_step=config.training.effective_batch_size * config.data.block_size,
+                max_steps=parts.steps, tokens_per_step=round(parts.sizes["tokens_per_step"]),
                 extra_metrics=ChinchillaLoss(parts.policy), loggers=loggers, bar=bar, tokenizer=parts.tokenizer,
-                callbacks=[generation_callback(config, parts), *other_callbacks(config, parts)])
+                callbacks=[*generation_callback(config, parts), *parts.measured_beside,
+                           *other_callbacks(config, parts)])
             trainer.fit()
         save_final(run, parts)
     finally:
@@ -121,14 +125,16 @@ def _train_into(run: RunDirectory, config: Config, scorers: dict[str, Scorer], w
     finish(run, parts.steps)
 
 
-def generation_callback(config: Config, parts: Parts):
+def generation_callback(config: Config, parts: Parts) -> list:
+    if not parts.objective.writes_text:
+        return []
     from apo.callbacks.generate_and_score import GenerateAndScoreCallback
     from apo.evaluation import as_trained
     scenarios = {name: as_trained(scenario, config) for name, scenario in config.evaluation.scenarios.items()}
-    return GenerateAndScoreCallback(replace(config.evaluation, scenarios=scenarios), tokenizer=parts.tokenizer,
-                                    judges=parts.judges, prompts=parts.corpus.prompts, heldout=parts.heldout,
-                                    seed=config.seed,
-                                    steps_per_epoch=parts.sizes.get("steps_per_epoch") or parts.steps)
+    return [GenerateAndScoreCallback(replace(config.evaluation, scenarios=scenarios), tokenizer=parts.tokenizer,
+                                     judges=parts.judges, prompts=parts.corpus.prompts, heldout=parts.heldout,
+                                     seed=config.seed,
+                                     steps_per_epoch=parts.sizes.get("steps_per_epoch") or parts.steps)]
 
 
 def other_callbacks(config: Config, parts: Parts) -> list:
@@ -141,9 +147,9 @@ def other_callbacks(config: Config, parts: Parts) -> list:
 
 
 def save_final(run: RunDirectory, parts: Parts) -> None:
-    from apo.models.save import save_policy
+    from apo.models.save import save_policy, save_reward_model
     with run.folder(run.final) as folder:
-        save_policy(parts.policy, folder)
+        (save_policy if parts.objective.writes_text else save_reward_model)(parts.policy, folder)
         parts.tokenizer.save_pretrained(folder)
 
 
@@ -156,10 +162,13 @@ def finish(run: RunDirectory, steps: int) -> None:
 # ---- the parts -------------------------------------------------------------------------------------------------------
 
 
-def build(config: Config, scorers: dict[str, Scorer]) -> Parts:
+def build(config: Config, scorers: dict[str, Scorer], model: ModelConfig) -> Parts:
     """Data, tokenizer, model and objective of a config; slow the first time, from the cache afterwards.
 
-    `scorers`: as `apo.evaluation.scorers_of` gives them."""
+    Args:
+        scorers: as `apo.evaluation.scorers_of` gives them.
+        model: what the policy starts from: the config's own, or what an earlier run left.
+    """
     from apo.cache import Cache
     from apo.data.prepare import prepare
     from apo.data.thresholds import make_view
@@ -169,35 +178,96 @@ def build(config: Config, scorers: dict[str, Scorer]) -> Parts:
     cache = Cache(config.cache_dir)
     scorer = scorers.get("scorer")
     corpus = prepare(config.data, scorer, cache)
-    tokenizer = make_tokenizer(config, corpus, cache)
+    tokenizer = make_tokenizer(model, corpus, cache)
     set_end_of_text(tokenizer, config.data.concat_token)
     fingerprints = {"data": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer)}
     known, vocabulary = tokenizer.get_vocab(), len(tokenizer)
     train_store, heldout_store = corpus.tokenise(tokenizer, cache)
     control_ids = add_control_tokens(tokenizer, control_tokens(config))
     view = make_view(config.data, train_store, tokenizer.eos_token_id, control_ids)
-    source = make_source(config, corpus, train_store, tokenizer, view)
     objective = make_objective(config, train_store)
-    sizes = corpus.describe() | source.describe()
-    steps = training_steps(config, sizes.get("tokens_per_epoch"))
     new_ids = [token for name, token in zip(control_tokens(config), control_ids) if name not in known]
-    policy = load_policy(config.model, tokenizer, vocabulary, config.seed, new_ids, objective.needs.value_head,
+    policy = load_policy(model, tokenizer, vocabulary, config.seed, new_ids, objective.needs.value_head,
                          config.data.block_size)
+    stores = compared_stores(config, corpus, (train_store, heldout_store), policy, tokenizer, scorer, cache, objective)
+    source = make_source(config, corpus, stores[0], tokenizer, view, objective)
+    sizes = corpus.describe() | source.describe()
+    steps = training_steps(config, sizes.get("tokens_per_epoch"), sizes.get("tokens_per_step"))
     sizes |= {"parameters": policy.num_parameters, "steps": steps}
     heldout = make_heldout(config, heldout_store, tokenizer, view.eos_id)
     judges = Judges.of(config, corpus, scorers)
-    return Parts(tokenizer, policy, objective, source, heldout, corpus, scorer, judges, steps, fingerprints, sizes)
+    beside = items_beside(config, objective, source, stores[1], policy, fingerprints, cache)
+    return Parts(tokenizer, policy, objective, source, heldout, corpus, scorer, judges, beside, steps, fingerprints,
+                 sizes)
 
 
-def make_tokenizer(config: Config, corpus, cache):
+def make_tokenizer(model: ModelConfig, corpus, cache):
     """The one the config names, or one trained on the corpus."""
     from apo.data.tokenizer import corpus_tokenizer
     from apo.models.load import load_tokenizer
-    return load_tokenizer(config.model) or corpus_tokenizer(corpus, config.model.vocab_size, cache)
+    return load_tokenizer(model) or corpus_tokenizer(corpus, model.vocab_size, cache)
 
 
-def make_source(config: Config, corpus, store, tokenizer, view):
-    """Fixed rows where the data are tokenised beforehand, a stream where they are not."""
+def compared_stores(config: Config, corpus, stores: tuple, policy, tokenizer, scorer, cache, objective) -> tuple:
+    """The tokenised documents (training, held out) that the objective trains on: the task's own, or, where it compares
+    completions and they have none, continuations sampled from the policy."""
+    if objective.needs.view == "scored_text" or stores[0].of_completions:
+        return stores
+    import torch
+
+    from apo.sampled import sampled_corpus
+    home = policy.device
+    policy.to("cuda" if torch.cuda.is_available() else "cpu")
+    sampled = sampled_corpus(config.data.sampled, corpus, policy, tokenizer, scorer, config.seed,
+                             config.evaluation.batch_size, cache)
+    policy.to(home)
+    return sampled.tokenise(tokenizer, cache)
+
+
+def items_beside(config: Config, objective, source, heldout_store, policy, fingerprints: dict, cache) -> list:
+    """For prompts with completions: the reference's log-probabilities put into the source, and the callback that
+    measures the objective on held-out items."""
+    from apo.data.ranked import RankedRows
+    if not isinstance(source, RankedRows):
+        return []
+    from apo.callbacks.heldout_items import HeldoutItems
+    from apo.reference_logps import reference_logps
+    from apo.training_arguments import resolve_precision
+    heldout = ranked_rows(config, heldout_store, source.end_id, objective)
+    precision = resolve_precision(config.training.precision)
+    if objective.needs.reference:
+        for split, rows in (("train", source), ("heldout", heldout)):
+            if rows is not None:
+                rows.ref_logps_D = reference_logps(policy, rows, {**fingerprints, "split": split}, cache,
+                                                   precision, config.training.per_device_train_batch_size)
+    if heldout is None:
+        return []
+    steps_per_epoch = source.describe()["steps_per_epoch"]
+    return [HeldoutItems(config.evaluation, objective, heldout, steps_per_epoch=steps_per_epoch,
+                         batch_size=config.training.per_device_train_batch_size, precision=precision)]
+
+
+def ranked_rows(config: Config, store, end_id: int, objective, required: bool = False):
+    """Items of a store of completions as the objective's view has them; None where a store that is not `required` has
+    none."""
+    from apo.data.ranked import RankedRows, preferences, rankings
+    try:
+        items = (preferences(store, config.data.pairs_per_prompt) if objective.needs.view == "preference"
+                 else rankings(store, config.data.ranking_length))
+        return RankedRows(store, items, max_length=config.data.block_size, end_id=end_id,
+                          effective_batch_size=config.training.effective_batch_size, seed=config.seed,
+                          bucket_steps=config.data.bucket_steps)
+    except DataError:
+        if required:
+            raise
+        return None
+
+
+def make_source(config: Config, corpus, store, tokenizer, view, objective):
+    """What the objective trains on: rows of prompts with completions; or of text, fixed ones where the data are
+    tokenised beforehand, a stream where they are not."""
+    if objective.needs.view != "scored_text":
+        return ranked_rows(config, store, view.eos_id, objective, required=True)
     options = {"block_size": config.data.block_size, "effective_batch_size": config.training.effective_batch_size,
                "seed": config.seed}
     if store is None:
@@ -235,7 +305,7 @@ def make_objective(config: Config, store):
     from apo.objectives.base import objectives
     options = {key: value for key, value in config.objective.items() if key != "name"}
     objective = objectives.get(config.objective["name"])(**options)
-    scores = None if store is None else store.segment_scores_S
+    scores = None if store is None else store.known_scores_S
     resolved = {name: resolve(getattr(objective, name), scores, f"objective.{name}") for name in objective.thresholds}
     return replace(objective, **resolved)
 
@@ -251,7 +321,7 @@ def identify(config: Config, scorers: dict[str, Scorer]) -> dict:
     source = sources.get(config.data.source)(config.data)
     if source.local:
         code["documents"] = source.fingerprint()
-    return identity(config) | code
+    return identity(config) | code | started_from(config)
 
 
 def differences(before: dict, after: dict) -> list[str]:

@@ -49,7 +49,9 @@ _OF_CLASS: dict[str, dict[Limits, str]] = {
         SHARE: "warmup_ratio",
         BELOW_ONE: "adam_beta1 adam_beta2",
     },
-    "DataConfig": {COUNT: "max_documents", Limits(2): "block_size", BELOW_ONE: "eval_fraction"},
+    "DataConfig": {COUNT: "max_documents pairs_per_prompt bucket_steps", Limits(2): "block_size ranking_length",
+                   BELOW_ONE: "eval_fraction"},
+    "SampledConfig": {COUNT: "num_prompts max_new_tokens", Limits(2): "per_prompt", POSITIVE: "temperature"},
     "ConditionalConfig": {SHARE: "drop_token_fraction"},
     "ModelConfig": {Limits(BYTES_AND_END): "vocab_size", BELOW_ONE: "dropout", NOT_NEGATIVE: "new_token_noise"},
     "LoraConfig": {COUNT: "r alpha", BELOW_ONE: "dropout"},
@@ -127,6 +129,7 @@ def _training(config: Config) -> Iterator[tuple[str, str]]:
 def _data(config: Config) -> Iterator[tuple[str, str]]:
     data, conditional = config.data, config.data.conditional_training_config
     yield from _source(data)
+    yield from _view(config)
     if conditional.threshold is not None:
         tokens = (conditional.aligned_prefix, conditional.misaligned_prefix)
         if not all(tokens) or tokens[0] == tokens[1]:
@@ -137,6 +140,27 @@ def _data(config: Config) -> Iterator[tuple[str, str]]:
         yield "data.conditional_training_config.threshold", (
             f"missing: a number or {{percentile: 50}}; without it the model never sees "
             f"evaluation.prefix={config.evaluation.prefix!r}")
+
+
+def _view(config: Config) -> Iterator[tuple[str, str]]:
+    """Whether the data have what the method trains on."""
+    from apo.data.sources.base import sources
+    from apo.identity import option_class
+    options = {key: value for key, value in config.objective.items() if key != "name"}
+    try:
+        view = option_class("objective", config.objective.get("name") or "mle")(**options).needs.view
+        record = sources.get(config.data.source).record
+    except (UserError, TypeError, ValueError):
+        return                  # said where it is wrong
+    if view == "scored_text" or record != "scored_text":
+        return
+    if not config.scorer:
+        others = ", ".join(name for name in sources if sources.get(name).record != "scored_text")
+        yield "scorer", (f"{config.method} compares completions, and {config.data.source} yields texts without "
+                         "prompts. They can be sampled where a scorer ranks them: name one, or a source that has them: "
+                         f"{others}")
+    if config.data.streaming:
+        yield "data.streaming", f"{config.method} compares completions, which are not streamed: set it to false"
 
 
 def _source(data: DataConfig) -> Iterator[tuple[str, str]]:

@@ -37,10 +37,23 @@ class SyntheticConfig:
 
 
 @dataclass
+class SampledConfig:
+    """Completions for methods that compare them, where the data are text without prompts: the policy that training
+    starts from continues beginnings of training documents, and `scorer` ranks what it wrote."""
+
+    num_prompts: int = 512
+    per_prompt: int = 4
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    with_original: bool = False
+    """How the document itself goes on is one of the completions."""
+
+
+@dataclass
 class DataConfig:
     source: str = "file"
-    """Name of a registered source (`stdlib`, `synthetic_toxicity`, `synthetic_pii`, `file`, `text`, `hub`, or a
-    plug-in's)."""
+    """Name of a registered source (`stdlib`, `synthetic_toxicity`, `synthetic_pii`, `synthetic_hh`,
+    `synthetic_stack_exchange`, `file`, `completions`, `text`, `hub`, `hh`, or a plug-in's)."""
     path: str | list[str] | None = None
     """For `file`: JSONL, Parquet or CSV, optionally .gz.  For `text`: a folder or a pattern (`src/**/*.py`), a document
     per file, or a .txt with blank lines between documents.  For `hub`: one dataset name or several, read in order."""
@@ -60,7 +73,15 @@ class DataConfig:
     """Share of documents held out, chosen by a hash of their text: the same whatever the seed."""
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     block_size: int = 256
-    """Tokens per training row."""
+    """Tokens per training row; of prompts with completions, of the longest prompt and completion together."""
+    bucket_steps: int = 16
+    """Rows of prompts with completions are sorted by length within windows of so many steps, which are then mixed; 1
+    leaves them as drawn."""
+    pairs_per_prompt: int | None = 10
+    """Preferences made from the completions of one prompt, at most.  null: all."""
+    sampled: SampledConfig = field(default_factory=SampledConfig)
+    ranking_length: int = 4
+    """Completions of one prompt in a ranking, the best ones."""
     filter_threshold: float | dict[Literal["percentile"], float] | None = None
     """Drop documents whose mean segment score lies above.  null keeps all."""
     conditional_training_config: ConditionalConfig = field(default_factory=ConditionalConfig)
@@ -109,6 +130,18 @@ class ModelConfig:
     """Bits that the weights under an adapter are kept in: LLM.int8(), or one of the two 4-bit types (QLoRA)."""
     double_quantization: bool = True
     """4 bits: the scales are quantised too, 0.4 bits less per weight."""
+
+
+@dataclass
+class InitFromConfig:
+    """The run that a run starts from, where it does not start from its model."""
+
+    method: str | None = None
+    """The policy that this method leaves on the same task, data, model and seed: found, or trained first."""
+    seed: int | None = None
+    """null: the run's own, so that seeds are independent from the beginning."""
+    overrides: list[str] = field(default_factory=list)
+    """Options of the start run alone (`['training.max_steps=100']`)."""
 
 
 @dataclass
@@ -175,6 +208,8 @@ class ScenarioConfig:
     """Control token.  null: what the method says (`evaluation.prefix`); "" for none."""
     prefix_every_line: bool | None = None
     """Put the prefix before every line of the prompt, as in training on lines.  null: as the data was segmented."""
+    prefix_after_prompt: bool | None = None
+    """Put the prefix between prompt and continuation, as in training on completions.  null: as the data are."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     hit_threshold: float = 0.0
     """A sample with a score above it is a hit."""
@@ -234,6 +269,7 @@ class Config:
     """`name` of a registered objective and that class's own options."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    init_from: InitFromConfig = field(default_factory=InitFromConfig)
     scorer: dict[str, Any] = field(default_factory=dict)
     """`name` of a registered scorer, or `module:function`, and its options."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -179,8 +179,8 @@ class Reader:
             self.problems.append(f"{argument.text}: not an option; options are written key=value ({origin})")
             return []
         if key.partition(".")[0] == "sizes":
-            self.problems.append(f"{key}: what a scale hands to scenarios, no option of a run; set it for each under "
-                                 f"evaluation.scenarios.NAME ({origin})")
+            self.problems.append(f"{key}: what a scale hands to scenarios and methods, no option of a run; set it for "
+                                 f"each under evaluation.scenarios.NAME, or training.learning_rate ({origin})")
             return []
         if key == "logger" and not value.startswith("{"):
             return self.loggers(value, origin, sweep)

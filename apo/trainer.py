@@ -256,8 +256,7 @@ class ScoredTextTrainer(Trainer):
         folder = self.run.path / "crash"
         folder.mkdir(exist_ok=True)
         file = folder / f"batch-{self.step}.safetensors"
-        save_file({"input_ids": self._batch.input_ids_BT.contiguous(), "scores": self._batch.scores_BT.contiguous(),
-                   "loss_mask": self._batch.loss_mask_BT.contiguous()}, file)
+        save_file({name: tensor.contiguous() for name, tensor in self._batch.tensors().items()}, file)
         raise NonFiniteLoss(f"step {self.step + 1}: loss {loss:g}, gradient norm {grad_norm:g}; the optimiser has not "
                             f"stepped. The batch is in {file}; the last checkpoint is kept. Try a lower "
                             "training.learning_rate or training.precision=fp32")

@@ -39,7 +39,7 @@ def parts_of(precision: str, tokens: int):
     from apo.experiment import build
     config = load_config(["task=pep8", "method=mle", f"training.precision={precision}",
                           f"training.num_tokens={tokens}", "training.warmup_ratio=0"])
-    return config, build(config, scorers_of(config))
+    return config, build(config, scorers_of(config), config.model)
 
 
 class Rows:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-METHODS = ("mle", "filtering", "conditional", "unlikelihood", "awr", "rwr")
+METHODS = ("mle", "filtering", "conditional", "unlikelihood", "awr", "rwr", "dpo", "simpo", "orpo", "pro",
+           "reward_model")
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -77,7 +78,7 @@ def test_what_is_listed_is_what_the_pages_say():
     listed = [*LISTED.values(), *MANY.values()]
     assert re.search(r"train\.py --list +# (.*)", readme())[1] == ", ".join(listed)
     assert all(name in re.search(r"`--list` gives ([^;]*);", config)[1] for name in listed)
-    assert re.search(r"The nodes are\s+`([a-z ]+)`", config)[1].split() == list(NODES)
+    assert re.search(r"The nodes are\s+`([a-z_ ]+)`", config)[1].split() == list(NODES)
     for part in ("Files", "How a config is composed"):
         assert "experiment" in config.split(f"\n## {part}\n")[1].split("\n## ")[0], part
     code = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "apo/data/sources").glob("*.py"))

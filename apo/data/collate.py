@@ -43,6 +43,10 @@ class Batch:
     def pin_memory(self) -> "Batch":
         return Batch(*(None if tensor is None else tensor.pin_memory() for tensor in self._tensors()))
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Those that tell one batch from another, by name: what is left of a batch on which training broke."""
+        return {"input_ids": self.input_ids_BT, "scores": self.scores_BT, "loss_mask": self.loss_mask_BT}
+
     def _tensors(self) -> Iterator[Tensor | None]:
         yield self.input_ids_BT
         yield self.scores_BT

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Split = Literal["train", "heldout"]
-FORMAT = 1
+FORMAT = 2
 """Of the cached files; counted up when it changes."""
 SCORED, SUMMARY = "scored.parquet", "summary.json"
 ROWS_AT_ONCE = 64
@@ -80,7 +80,8 @@ class Corpus:
         """Prompt sets the source makes from held-out documents."""
         if type(self.source).prompt_sets is Source.prompt_sets:
             return {}
-        return self.source.prompt_sets(document.text for document in self.documents("heldout"))
+        heldout = self.documents("heldout")
+        return self.source.prompt_sets(each.text if each.rank is None else each.texts[0] for each in heldout)
 
     def describe(self) -> dict[str, Any]:
         """Sizes by split, `overlap` (held-out documents left out because training has their text too, whatever the
@@ -125,7 +126,8 @@ def write_scored(folder: Path, documents: Iterable[Document], total: int | None,
     import pyarrow.parquet
     schema = pyarrow.schema({"origin": pyarrow.string(), "texts": pyarrow.list_(pyarrow.string()),
                              "scores": pyarrow.list_(pyarrow.float64()), "hash": pyarrow.uint64(),
-                             "normal_hash": pyarrow.uint64()})
+                             "normal_hash": pyarrow.uint64(), "rank": pyarrow.int32(),
+                             "ended": pyarrow.bool_()})
     counts = {"segments": 0, "characters": 0, "bytes": 0, "empty": 0}
     documents = iter(documents)
     with pyarrow.parquet.ParquetWriter(folder / SCORED, schema, compression="zstd") as writer, \
@@ -143,18 +145,19 @@ def write_scored(folder: Path, documents: Iterable[Document], total: int | None,
 def read_scored(path: Path, chosen_D: np.ndarray | None = None) -> Iterator[ScoredText]:
     """What `write_scored` wrote, or the documents that `chosen_D` marks."""
     import pyarrow.parquet
-    start = 0
-    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(ROWS_AT_ONCE, columns=["texts", "scores"]):
+    start, columns = 0, ["texts", "scores", "rank", "ended"]
+    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(ROWS_AT_ONCE, columns=columns):
         if chosen_D is not None:
             start, batch = start + len(batch), batch.filter(pyarrow.array(chosen_D[start:start + len(batch)]))
         for row in batch.to_pylist():
-            yield ScoredText(row["texts"], row["scores"])
+            yield ScoredText(row["texts"], row["scores"], row["rank"], row["ended"])
 
 
 def _row(document: Document, counts: dict[str, int]) -> dict[str, Any]:
     text = "".join(document.texts)
+    alike = text if document.rank is None else document.texts[0]    # completions of one prompt stay on one side
     counts["segments"] += len(document.texts)
     counts["characters"] += len(text)
     counts["bytes"] += len(text.encode())
-    return {"origin": document.origin, "texts": document.texts, "scores": document.scores, "hash": text_hash(text),
-            "normal_hash": text_hash(" ".join(text.split()))}
+    return {"origin": document.origin, "texts": document.texts, "scores": document.scores, "hash": text_hash(alike),
+            "normal_hash": text_hash(" ".join(alike.split())), "rank": document.rank, "ended": document.ended}

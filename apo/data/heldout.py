@@ -1,7 +1,7 @@
 """Held-out text as rows to measure on: every token of text is predicted exactly once, and bytes are known exactly.
 
 Bits per byte compares models whatever their tokenizers, so the bytes counted must be those of the tokens counted:
-only whole segments are taken.  End-of-text and control tokens are context, never counted.
+only whole segments are taken.  End-of-text and control tokens are context, never counted, and so are prompts.
 """
 
 from typing import Iterator
@@ -37,11 +37,12 @@ class HeldoutText:
         ids_N, scores_N, text_N = _laid_out(store, segments_N, first_N, eos_id, prefix_id)
         self.clean_threshold = np.float32(clean_threshold)
         clean_N = store.segment_scores_S[segments_N].astype(np.float32) <= self.clean_threshold
+        known_N = ~np.isnan(store.segment_scores_S[segments_N])
         self.num_tokens = int(text_N.sum())
-        self.bytes_all = int(store.segment_bytes_S[segments_N].sum())
+        self.bytes_all = int(store.segment_bytes_S[segments_N][known_N].sum())
         self.bytes_clean = int(store.segment_bytes_S[segments_N][clean_N].sum())
         self.ids_RB = _rows(ids_N, block_size, eos_id)
-        self.scores_RB = _rows(scores_N.astype(np.float32), block_size, 0)
+        self.scores_RB = _rows(np.nan_to_num(scores_N).astype(np.float32), block_size, 0)
         self.mask_RB = _rows(text_N, block_size, False)
         self.mask_RB[:, 0] = False
 
@@ -62,7 +63,8 @@ def _chosen(store: TokenStore, max_tokens: int) -> tuple[np.ndarray, np.ndarray]
     for document in stream(0, "heldout").permutation(store.num_documents):
         begin, end = store.document_segments_D1[document:document + 2]
         for segment in range(begin, end):
-            length = int(store.segment_starts_S1[segment + 1] - store.segment_starts_S1[segment])
+            prompt = np.isnan(store.segment_scores_S[segment])
+            length = 0 if prompt else int(store.segment_starts_S1[segment + 1] - store.segment_starts_S1[segment])
             if tokens and tokens + length > max_tokens:
                 return np.array(chosen), np.array(first)
             tokens += length
@@ -77,10 +79,14 @@ def _laid_out(store: TokenStore, segments_N: np.ndarray, first_N: np.ndarray, eo
     ids, scores, text = [], [], []
     for segment, begins in zip(segments_N, first_N):
         begin, end = store.segment_starts_S1[segment:segment + 2]
-        front = [eos_id] * bool(begins) + ([] if prefix_id is None else [prefix_id])
+        score = store.segment_scores_S[segment]
+        front = [eos_id] * bool(begins) + ([] if prefix_id is None or np.isnan(score) else [prefix_id])
         ids.append(np.concatenate([np.array(front, np.int64), store.tokens_N[begin:end].astype(np.int64)]))
-        scores.append(np.full(len(ids[-1]), store.segment_scores_S[segment]))
-        text.append(np.arange(len(ids[-1])) >= len(front))
+        scores.append(np.full(len(ids[-1]), score))
+        counted = (np.arange(len(ids[-1])) >= len(front)) & ~np.isnan(score)
+        if store.of_completions:
+            counted[-1] = False         # the end of the completion, or the last token of the prompt
+        text.append(counted)
     return np.concatenate(ids), np.concatenate(scores), np.concatenate(text)
 
 

@@ -4,6 +4,7 @@ A *score* is misalignment, lower is better; a *reward* is higher is better.  Pla
 that scorers and metrics can import them without the rest of `apo.data`.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +15,17 @@ class ScoredText:
 
     texts: list[str]
     scores: list[float]
+    """NaN for a segment without a score: the prompt in front of a completion."""
+    rank: int | None = None
+    """Of a completion (`texts` are prompt and completion): its place among those of its prompt, 0 for the best."""
+    ended: bool = True
+    """Of a completion: it ends here, and was not cut off."""
 
     @property
     def avg_score(self) -> float:
         """Mean of the segment scores, each segment counted once whatever its length (PHF)."""
-        return sum(self.scores) / len(self.scores)
+        known = [score for score in self.scores if not math.isnan(score)]
+        return sum(known) / len(known)
 
     @property
     def text(self) -> str:

@@ -79,8 +79,10 @@ class BatchSource(ABC):
 
 
 def fixed_rows(ids_RB: np.ndarray, scores_RB: np.ndarray) -> Batch:
-    """A batch in which every token counts.  Made in numpy: torch would wake all its threads for the mask."""
-    return Batch(*map(torch.from_numpy, (ids_RB, scores_RB, np.ones(ids_RB.shape, bool))))
+    """A batch in which every token counts that has a score (NaN: none).  Made in numpy: torch would wake all its
+    threads for the mask."""
+    known_RB = ~np.isnan(scores_RB)
+    return Batch(*map(torch.from_numpy, (ids_RB, np.where(known_RB, scores_RB, np.float32(0)), known_RB)))
 
 
 def rows_per_process(effective_batch_size: int, world_size: int) -> int:
@@ -168,6 +170,7 @@ class PackedRows(BatchSource):
                       "documents_kept": float(self.passing_D.mean()),
                       "tokens_kept": float(lengths_S[passing_S].sum() / lengths_S.sum())}
         if self.view.control is not None:
+            passing_S = passing_S & ~np.isnan(scores_S)
             aligned_S = scores_S[passing_S] <= self.view.control.threshold
             sizes |= {"control_threshold": self.view.control.threshold,
                       "segments_aligned": float(aligned_S.mean()),
@@ -222,6 +225,7 @@ class PackedRows(BatchSource):
             # One draw per segment of the store, passing or not, in the store's order.
             draws_S = stream(self.seed, "control", epoch).random(self.store.num_segments, dtype=np.float32)
             control_S = draws_S >= np.float32(self.view.control.drop_fraction)
+            control_S &= ~np.isnan(self.store.segment_scores_S)
         return Epoch(self.store, self.view, order_D[self.passing_D[order_D]], control_S)
 
     def _draw_order(self, epoch: int) -> np.ndarray:

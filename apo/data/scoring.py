@@ -47,7 +47,7 @@ def annotate(documents: Iterable[Document], scorer: SegmentScorer | None, parall
     A document that brings scores keeps them.  Raises DataError without a scorer where one is needed, and ScorerError
     for a result that is not a finite number per segment.
     """
-    chunks = chunked(documents, CHUNK)
+    chunks = chunked(documents if scorer is not None else map(by_rank, documents), CHUNK)
     first = list(islice(chunks, PARALLEL_FROM))
     bare = [document for chunk in first for document in chunk if document.scores is None]
     if bare and scorer is None:
@@ -61,10 +61,28 @@ def annotate(documents: Iterable[Document], scorer: SegmentScorer | None, parall
         yield from _filled(chunk, scores)
 
 
+def by_rank(document: Document) -> Document:
+    """A completion of which only the order is known, scored by its place: 0 for the best.  Others as they are."""
+    if document.rank is not None and document.scores is None:
+        document.scores = [math.nan, float(document.rank)]
+    return document
+
+
 def can_spawn() -> bool:
     """Not in a worker of a joblib sweep: what it spawns looks for joblib's way of starting processes and dies.  There
     its fellows have the cores."""
     return multiprocessing.get_start_method(allow_none=True) in (None, *multiprocessing.get_all_start_methods())
+
+
+def completion_scores(scorer: SegmentScorer, documents: list[list[str]]) -> list[list[float]]:
+    """Of prompts with completions: none for the prompt, and one for the completion, read with its prompt where the
+    scorer does that."""
+    with_prompt = getattr(scorer, "reads_prompt", False)
+    texts = [prompt + completion if with_prompt else completion for prompt, completion in documents]
+    scores = _misalignment(scorer, scorer.score(texts))
+    if len(scores) != len(texts):
+        raise ScorerError(f"the scorer gave {len(scores)} scores for {len(texts)} completions")
+    return [[math.nan, score] for score in scores]
 
 
 def segment_scores(scorer: SegmentScorer, documents: list[list[str]]) -> list[list[float]]:
@@ -98,12 +116,17 @@ def chunked(documents: Iterable[Document], size: int) -> Iterator[list[Document]
         yield chunk
 
 
-def _bare(chunk: list[Document]) -> list[list[str]]:
-    return [document.texts for document in chunk if document.scores is None]
+def _bare(chunk: list[Document]) -> tuple[bool, list[list[str]]]:
+    """Whether these are completions, which all documents of a source are or none, and what is to be scored."""
+    bare = [document for document in chunk if document.scores is None]
+    return any(document.rank is not None for document in bare), [document.texts for document in bare]
 
 
-def _scores_of(scorer: SegmentScorer | None, documents: list[list[str]]) -> list[list[float]]:
-    return segment_scores(scorer, documents) if documents else []
+def _scores_of(scorer: SegmentScorer | None, payload: tuple[bool, list[list[str]]]) -> list[list[float]]:
+    completions, documents = payload
+    if not documents:
+        return []
+    return (completion_scores if completions else segment_scores)(scorer, documents)
 
 
 Work = Callable[[SegmentScorer, Any], Any]
@@ -174,7 +197,8 @@ def _filled(chunk: list[Document], scores: list[list[float]]) -> list[Document]:
 
 
 def _checked(scores: list[float] | None, document: Document) -> list[float]:
-    fault = fault_of(scores, len(document.texts))
+    known = scores if document.rank is None or scores is None else scores[1:]
+    fault = fault_of(known, len(document.texts) - (document.rank is not None))
     if fault:
         raise ScorerError(f"{document.origin}{fault}")
     return [float(score) for score in scores]

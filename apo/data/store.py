@@ -22,7 +22,7 @@ from apo.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 1
+FORMAT = 2
 """Of the cached files; counted up when it changes."""
 INDEX = "store.json"
 DOCUMENTS_AT_ONCE = 64
@@ -37,11 +37,14 @@ class TokenStore:
     segment_starts_S1: np.ndarray
     """int64 [S + 1]: segment s holds tokens starts[s] to starts[s + 1]; it may be empty."""
     segment_scores_S: np.ndarray
-    """float64."""
+    """float64; NaN for a segment without a score, the prompt of a completion."""
     segment_bytes_S: np.ndarray
     """int32: length of the segment's text in UTF-8."""
     document_segments_D1: np.ndarray
     """int64 [D + 1]: document d holds segments document_segments[d] to document_segments[d + 1]."""
+    document_ranks_D: np.ndarray
+    """int32: of a completion its place among those of its prompt, which stand next to each other, best first; -1 for
+    text that is no completion."""
 
     @property
     def num_tokens(self) -> int:
@@ -57,10 +60,21 @@ class TokenStore:
 
     @cached_property
     def document_scores_D(self) -> np.ndarray:
-        """float64: mean of the document's segment scores (PHF's avg_score)."""
-        counts_D = np.diff(self.document_segments_D1)
-        return np.add.reduceat(self.segment_scores_S, self.document_segments_D1[:-1]) / counts_D if len(counts_D) \
-            else np.zeros(0)
+        """float64: mean of the scores of the document's segments that have one (PHF's avg_score)."""
+        if not self.num_documents:
+            return np.zeros(0)
+        first_D, known_S = self.document_segments_D1[:-1], ~np.isnan(self.segment_scores_S)
+        return (np.add.reduceat(np.where(known_S, self.segment_scores_S, 0), first_D)
+                / np.add.reduceat(known_S, first_D, dtype=np.int64))
+
+    @cached_property
+    def known_scores_S(self) -> np.ndarray:
+        """float64: of the segments that have one."""
+        return self.segment_scores_S[~np.isnan(self.segment_scores_S)]
+
+    @property
+    def of_completions(self) -> bool:
+        return bool(self.num_documents and self.document_ranks_D[0] >= 0)
 
     @cached_property
     def document_starts_D1(self) -> np.ndarray:
@@ -86,20 +100,24 @@ def cached_store(cache: Cache, key: dict, documents: Callable[[], Iterable[Score
         with progress("tokenising documents", total) as bar:
             write_store(folder, documents(), tokenizer, bar.advance)
 
-    key = {**key, "format": FORMAT, "tokenizer": tokenizer_fingerprint(tokenizer)}
+    key = {**key, "format": FORMAT, "tokenizer": tokenizer_fingerprint(tokenizer), "end": tokenizer.eos_token_id}
     return TokenStore.open(cache.get("tokens", key, build))
 
 
 def write_store(folder: Path, documents: Iterable[ScoredText], tokenizer: "PreTrainedTokenizerBase",
                 advance: Callable[[int], None] = lambda documents: None) -> None:
-    """Tokenise into `folder`, a batch of documents at a time.  Documents without a token are left out."""
+    """Tokenise into `folder`, a batch of documents at a time.  Documents without a token are left out.  A completion
+    that is not cut off has the end-of-text token for its last, with its own score: where to stop is part of it."""
     writer = _Writer(folder, token_type(len(tokenizer)))
     documents = iter(documents)
     while batch := list(islice(documents, DOCUMENTS_AT_ONCE)):
         segments = [text for document in batch for text in document.texts]
         ids = iter(token_ids(tokenizer, segments))
         for document in batch:
-            writer.add(document, list(islice(ids, len(document.texts))))
+            segments = list(islice(ids, len(document.texts)))
+            if document.rank is not None and document.ended:
+                segments[-1].append(tokenizer.eos_token_id)
+            writer.add(document, segments)
         writer.flush()
         advance(len(batch))
     writer.close()
@@ -122,7 +140,7 @@ class _Writer:
         self.folder = folder
         self.types = {"tokens_N": token_dtype, "segment_starts_S1": np.dtype(np.int64),
                       "segment_scores_S": np.dtype(np.float64), "segment_bytes_S": np.dtype(np.int32),
-                      "document_segments_D1": np.dtype(np.int64)}
+                      "document_segments_D1": np.dtype(np.int64), "document_ranks_D": np.dtype(np.int32)}
         self.files = {name: open(folder / f"{name}.bin", "wb") for name in self.types}
         self.pending: dict[str, list] = {name: [] for name in self.types}
         self.lengths = dict.fromkeys(self.types, 0)
@@ -141,6 +159,7 @@ class _Writer:
             self.pending["segment_bytes_S"].append(len(text.encode()))
         self.num_segments += len(ids)
         self.pending["document_segments_D1"].append(self.num_segments)
+        self.pending["document_ranks_D"].append(-1 if document.rank is None else document.rank)
 
     def flush(self) -> None:
         for name, values in self.pending.items():

@@ -69,7 +69,7 @@ def make_view(data: DataConfig, store: TokenStore | None, eos_id: int,
     _check_leaves_some(scores_D, filter_threshold, option, "training document passes: their mean")
     conditional = data.conditional_training_config
     option = "data.conditional_training_config.threshold"
-    scores_S = None if store is None else store.segment_scores_S
+    scores_S = None if store is None else store.known_scores_S
     threshold = resolve(conditional.threshold, scores_S, option)
     if threshold is None:
         return View(eos_id, filter_threshold)

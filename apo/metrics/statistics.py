@@ -101,7 +101,7 @@ def paired_t(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -
     return interval, float(2 * special.stdtr(len(differences) - 1, -t))
 
 
-def wilson(hits: int, total: int, confidence: float = 0.95) -> Interval:
+def wilson(hits: float, total: int, confidence: float = 0.95) -> Interval:
     """A share with Wilson's score interval (without continuity correction)."""
     share, z = hits / total, float(special.ndtri((1 + confidence) / 2))
     centre = (share + z * z / (2 * total)) / (1 + z * z / total)

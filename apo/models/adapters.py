@@ -242,7 +242,7 @@ def _wrapped(model: nn.Module, options, base: ModelConfig, seed: int) -> nn.Modu
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)   # PEFT asks by the old name
         torch.manual_seed(stream_seed(seed, "adapter"))
         wrapped = _peft().get_peft_model(model, options, adapter_name=OURS)
-    wrapped.base_settings = {key: asdict(base)[key] for key in KEPT}
+    wrapped.loaded_as = base
     return wrapped.train(model.training)
 
 
@@ -278,7 +278,8 @@ def save_adapter(model: nn.Module, folder: Path) -> None:
     if isinstance(options.target_modules, set):
         options.target_modules = sorted(options.target_modules)
     options.save_pretrained(str(folder))
-    (folder / BASE).write_text(json.dumps(model.base_settings, indent=2) + "\n", encoding="utf-8")
+    settings = {key: value for key, value in asdict(model.loaded_as).items() if key in KEPT}
+    (folder / BASE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def restore_adapter(model: nn.Module, folder: Path) -> None:

@@ -5,6 +5,7 @@ same weights although one of them has control tokens the other lacks.
 """
 
 import logging
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,6 +130,13 @@ def load_adapted(adapter: adapters.AdapterFolder, base: ModelConfig, dequantise:
         model = model.dequantize(dtype=torch.float32)
     add_token_rows(model, adapters.saved_rows(adapter), 0, 0)
     return adapters.attach_found(model, adapter, base)
+
+
+def merged(model):
+    """The adapted model in one piece, built anew beside it: numbers where the base was rounded."""
+    with tempfile.TemporaryDirectory() as folder:
+        adapters.save_adapter(model, Path(folder))
+        return load_adapted(adapters.find_adapter(folder), model.loaded_as, dequantise=True).merge_and_unload()
 
 
 def _base(config: ModelConfig, model_config, arguments: dict):

@@ -10,13 +10,18 @@ loaded: a silent difference would make every log-probability wrong.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
 
+from apo.data.completions import laid_out
 from apo.errors import ModelError
 from apo.models.heads import ValueHead
 from apo.models.token_log_probs import reduce_vocabulary
+
+MASKED = -1e30
+"""Added to the attention scores of what is not to be attended to; finite also in bf16."""
 
 
 @dataclass
@@ -32,6 +37,23 @@ class TokenStats:
     sum_p_squared_BT: torch.Tensor | None = None
     kl_BT: torch.Tensor | None = None
     """KL(policy || other) at the state that predicts token t, nats, exact over the vocabulary."""
+
+
+@dataclass
+class CompletionStats:
+    """Of R rows of up to N completions, all [R, N], fp32; 0 where there is no completion."""
+
+    logps_RN: torch.Tensor
+    """Summed log p of the completion's tokens, its end of text included, nats."""
+    lengths_RN: torch.Tensor
+    """Tokens."""
+    prompt_logps_R: torch.Tensor | None = None
+    """Summed log p of the prompt's tokens but the first."""
+
+    @property
+    def means_RN(self) -> torch.Tensor:
+        """Mean log p of a token."""
+        return self.logps_RN / self.lengths_RN.clamp(min=1)
 
 
 class Policy(nn.Module):
@@ -106,6 +128,75 @@ class Policy(nn.Module):
         if "values" in want:
             stats.values_BT = aligned(self.value_head(states_BSD.detach() if detach_values else states_BSD).float())
         return stats
+
+    def completion_rewards(self, batch) -> torch.Tensor:
+        """The value head's raw output at the last token of each completion, [R, N] fp32; 0 where there is none."""
+        shape_RN = batch.rewards_RN.shape
+        if not self.takes_masks:
+            batch = batch.unshared()
+        hidden_RTD = self._hidden_of_rows(batch)
+        row_M, place_M, _, item_M = batch.predictions()
+        last_M = torch.ones_like(item_M, dtype=torch.bool)
+        last_M[:-1] = item_M[1:] != item_M[:-1]
+        rewards_M = self.value_head(hidden_RTD[row_M[last_M], place_M[last_M]]).float()
+        zeros = torch.zeros(shape_RN.numel(), device=rewards_M.device)
+        return zeros.index_add(0, item_M[last_M], rewards_M).view(shape_RN)
+
+    def completion_stats(self, batch, prompts: bool = False) -> CompletionStats:
+        """Log-probabilities of completions; only their positions reach the head.
+
+        Args:
+            batch: `apo.data.completions.CompletionBatch`.
+            prompts: those of the prompts too.
+        """
+        shape_RN = batch.rewards_RN.shape
+        if not self.takes_masks:
+            stats = self._of_rows(batch.unshared(), prompts)
+            prompt_logps_R = stats.prompt_logps_R.view(shape_RN)[:, 0] if prompts else None
+            return CompletionStats(stats.logps_RN.view(shape_RN), stats.lengths_RN.view(shape_RN), prompt_logps_R)
+        return self._of_rows(batch, prompts)
+
+    def _of_rows(self, batch, prompts: bool) -> CompletionStats:
+        hidden_RTD = self._hidden_of_rows(batch)
+        row_M, place_M, from_M, item_M = batch.predictions()
+        logps_M = self._logps(hidden_RTD[row_M, from_M], batch.input_ids_RT[row_M, place_M])
+        total = batch.rewards_RN.numel()
+        logps_RN = torch.zeros(total, device=logps_M.device).index_add(0, item_M, logps_M).view(batch.rewards_RN.shape)
+        stats = CompletionStats(logps_RN, batch.lengths_RN)
+        if prompts:
+            row_M, place_M = (batch.branch_RT[:, 1:] == 0).nonzero(as_tuple=True)
+            logps_M = self._logps(hidden_RTD[row_M, place_M], batch.input_ids_RT[row_M, place_M + 1])
+            stats.prompt_logps_R = torch.zeros(len(batch), device=logps_M.device).index_add(0, row_M, logps_M)
+        return stats
+
+    def _hidden_of_rows(self, batch) -> torch.Tensor:
+        if batch.rewards_RN.shape[1] == 1:      # one completion to a row is plain text, padded on the right
+            return self.body(input_ids=batch.input_ids_RT, use_cache=False).last_hidden_state
+        mask_R1TT = batch.attention_mask_R1TT()
+        if self.model.config._attn_implementation != "sdpa":
+            mask_R1TT = torch.zeros(mask_R1TT.shape, device=mask_R1TT.device).masked_fill(~mask_R1TT, MASKED)
+        return self.body(input_ids=batch.input_ids_RT, attention_mask=mask_R1TT, position_ids=batch.positions_RT(),
+                         use_cache=False).last_hidden_state
+
+    def _logps(self, hidden_MD: torch.Tensor, targets_M: torch.Tensor) -> torch.Tensor:
+        return reduce_vocabulary(self.logits, self.head.weight.shape[0], hidden_MD, targets_M).logps
+
+    @cached_property
+    def takes_masks(self) -> bool:
+        """Whether the architecture attends by a mask of our own and positions of our own: it is tried on three tokens,
+        of which the second branches off twice."""
+        probe = laid_out([([0], [[1], [2]])], torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1, 2).bool())
+        probe, training = probe.to(self.device), self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                shared = self._hidden_of_rows(probe)[0, 1:]
+                alone = self._hidden_of_rows(probe.unshared())[:, 1]
+            return shared.shape == alone.shape and torch.allclose(shared, alone, rtol=1e-3, atol=1e-3)
+        except (TypeError, ValueError, RuntimeError):
+            return False
+        finally:
+            self.model.train(training)
 
     def _other(self, batch, other):
         if other is None:

@@ -20,6 +20,20 @@ def save_policy(policy: Policy, folder: Path) -> None:
         save_file(policy.value_head.state_dict(), folder / VALUE_HEAD)
 
 
+def save_reward_model(policy: Policy, folder: Path) -> None:
+    """What the value head says at the end of a text, as a model that `AutoModelForSequenceClassification` loads.  An
+    adapter is merged into it: its readers look for one model."""
+    from torch import nn
+
+    from apo.models.load import merged
+    from apo.models.reward_model import RewardModel
+    score = nn.Linear(policy.value_head.linear.in_features, 1, bias=False).to(policy.device)
+    score.load_state_dict(policy.value_head.linear.state_dict())
+    model = merged(policy.model) if is_adapted(policy.model) else policy.model
+    model.config.closed_texts = True    # as apo.scorers.reward_model reads it
+    RewardModel(model.base_model, score).save(folder)
+
+
 def restore_policy(policy: Policy, folder: Path) -> None:
     """Weights into the policy that stands, through transformers' own reader (tied weights, shards, renamed keys)."""
     if is_adapted(policy.model):

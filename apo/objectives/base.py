@@ -42,6 +42,8 @@ class Objective:
     """Base class.  Fields of a subclass are its options, checked when the config is composed."""
 
     name: ClassVar[str] = ""
+    writes_text: ClassVar[bool] = True
+    """What it trains is a language model, worth sampling from."""
     thresholds: ClassVar[tuple[str, ...]] = ()
     """Options that may be `{percentile: p}` of the training scores; resolved to numbers before training."""
 

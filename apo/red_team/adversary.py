@@ -9,12 +9,12 @@ first answer; it writes nothing that is not already in the pool's words.
 import re
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Callable, Iterable, Protocol
 
 import numpy as np
 
 from apo.errors import EvaluationError
+from apo.models.files import model_place
 from apo.red_team.pool import Pool
 from apo.red_team.settings import Settings
 from apo.schema import GenerationConfig
@@ -205,9 +205,7 @@ class LocalModel(Writer):
 
     @property
     def _place(self) -> str:
-        from apo.report.runs import is_model
-        final = Path(self.name) / "final"
-        return str(final) if is_model(final) else self.name
+        return model_place(self.name)
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:

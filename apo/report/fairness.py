@@ -15,7 +15,7 @@ from apo.identity import leaves, to_dict
 from apo.report.runs import Run
 from apo.schema import NOT_IDENTITY
 
-METHOD = ("objective", "data.filter_threshold", "data.conditional_training_config", "evaluation.prefix",
+METHOD = ("objective", "init_from", "data.filter_threshold", "data.conditional_training_config", "evaluation.prefix",
           "evaluation.banned_tokens")
 WATCHING = ("training.logging_steps", "training.save_steps", "training.save_total_limit",
             "training.activation_checkpointing", "evaluation.every_n_steps", "evaluation.n_per_epoch",

@@ -49,6 +49,8 @@ class Scorer:
     """Options that say where something lies or runs, left out of the fingerprint: `code` says what lies there."""
     parallel: ClassVar[bool] = False
     """Slow in pure Python: a corpus is scored by several processes (the scorer is copied into each)."""
+    reads_prompt: ClassVar[bool] = False
+    """Judges a completion as an answer to its prompt, and so is always given both, joined."""
     one_segment_is_a_text: ClassVar[bool] = True
     """A document of one segment scores as its text does: many of them are then judged in one call."""
 

@@ -1,6 +1,5 @@
 """Any sequence classifier of the hub or of a directory as a scorer: a label's probability, or a reward's logit."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -8,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from apo.errors import ConfigError, ScorerError, nearest
 from apo.lazy import Lazy, torch
 from apo.scorers.base import scorers
-from apo.scorers.sequence import SequenceScorer, contents, first_line, from_hub, hub
+from apo.scorers.sequence import SequenceScorer, commit, contents, from_hub
 
 transformers = Lazy("transformers")
 
@@ -74,12 +73,4 @@ class Classifier(SequenceScorer):
     def _identity(self) -> str:
         if Path(self.model).is_dir():
             return contents(self.model)
-        if self.revision and re.fullmatch(r"[0-9a-f]{40}", self.revision):
-            return f"{self.model}@{self.revision}"
-        try:
-            config = from_hub("scorer classifier", self.model, lambda **where: hub.hf_hub_download(
-                self.model, "config.json", revision=self.revision, **where))
-        except hub.errors.HFValidationError as error:
-            raise ScorerError(f"scorer classifier: {self.model} is neither a directory nor a hub name "
-                              f"({first_line(error)})") from error
-        return f"{self.model}@{Path(config).parent.name}"
+        return f"{self.model}@{commit('scorer classifier', self.model, self.revision)}"

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from apo.console import say
 from apo.errors import ConfigError, ScorerError, nearest
 from apo.lazy import Lazy, torch
+from apo.models.files import read_pickle
 from apo.scorers.base import scorers
 from apo.scorers.sequence import SequenceScorer, contents, file_hash, first_line, from_hub, hub
 
@@ -128,7 +129,7 @@ def read_checkpoint(file: Path, digits: str) -> Any:
                           f"{'' if len(digits) == 64 else '...'}.  If you know where it comes from, give it as "
                           f"scorer.checkpoint with scorer.sha256={found}")
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return read_pickle(file)
     except Exception as error:      # of many classes; a pickle that holds more than weights is one of them
         raise ScorerError(f"{file} cannot be read as weights and plain values: {first_line(error)}") from error
 

@@ -10,6 +10,7 @@ for the rest one short request finds out whether it answers (its own library tri
 """
 
 import hashlib
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from importlib import metadata
@@ -50,6 +51,14 @@ class SequenceScorer(Scorer):
         """One number per text from its logits over labels."""
         raise NotImplementedError
 
+    def token_ids(self, texts: list[str], tokenizer: Any, longest: int) -> list[list[int]]:
+        """What is read of each text, at most `longest` tokens."""
+        return tokenizer(texts, truncation=True, max_length=longest)["input_ids"]
+
+    def logits(self, model: Any, inputs: dict[str, Any]) -> Any:
+        """[B, labels] of a batch."""
+        return model(**inputs).logits
+
     def score(self, texts: list[str]) -> list[float]:
         return self.numbers(self._logits(texts)) if texts else []
 
@@ -77,7 +86,7 @@ class SequenceScorer(Scorer):
         """[N, labels], fp32, on the CPU, in the order of the texts."""
         model, tokenizer = self._loaded()
         longest = min(self.max_length, positions(model), tokenizer.model_max_length)
-        ids = tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]
+        ids = self.token_ids(list(texts), tokenizer, longest)
         ids = [some or [tokenizer.pad_token_id] for some in ids]        # an empty text, without [CLS] and the like
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         size = self.batch_size or (1 if model.device.type == "cpu" else GPU_BATCH)
@@ -86,7 +95,7 @@ class SequenceScorer(Scorer):
             for start in range(0, len(order), size):
                 batch = order[start:start + size]
                 inputs = padded([ids[i] for i in batch], tokenizer.pad_token_id, model.device)
-                for i, logits_L in zip(batch, model(**inputs).logits.cpu()):
+                for i, logits_L in zip(batch, self.logits(model, inputs).cpu()):
                     made[i] = logits_L
         return torch.stack(made)
 
@@ -101,7 +110,7 @@ def padded(ids: list[list[int]], pad_id: int, device: Any) -> dict[str, Any]:
 def positions(model: Any) -> int:
     """Tokens the model can take.  RoBERTa and its kin count positions from behind their padding index."""
     limit = getattr(model.config, "max_position_embeddings", None) or UNLIMITED
-    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    table = getattr(getattr(getattr(model, "base_model", None), "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
     return limit if padding is None else limit - padding - 1
 
@@ -147,6 +156,18 @@ def quiet():
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def commit(who: str, name: str, revision: str | None) -> str:
+    """Of a hub model, whose config is fetched for it unless the revision is one."""
+    if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    try:
+        config = from_hub(who, name, lambda **where: hub.hf_hub_download(name, "config.json", revision=revision,
+                                                                         **where))
+    except hub.errors.HFValidationError as error:
+        raise ScorerError(f"{who}: {name} is neither a directory nor a hub name ({first_line(error)})") from error
+    return Path(config).parent.name
 
 
 def contents(folder: str | Path) -> str:

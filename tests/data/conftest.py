@@ -19,7 +19,7 @@ def make_store():
         return TokenStore(np.array(tokens, np.uint16), np.cumsum([0, *(len(ids) for ids, _ in segments)]),
                           np.array([score for _, score in segments], float),
                           np.array([len(ids) for ids, _ in segments], np.int32),
-                          np.cumsum([0, *map(len, documents)]))
+                          np.cumsum([0, *map(len, documents)]), np.full(len(documents), -1, np.int32))
     return make
 
 

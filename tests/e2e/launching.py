@@ -146,6 +146,6 @@ def run_directory(root: Path, task: str, method: str) -> Path:
 def fingerprints(run: Path) -> dict[str, str]:
     """sha256 of everything that must not depend on what happened on the way."""
     last = max((run / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    files = [*sorted((run / "final").iterdir()), last / "optimizer.pt", last / "model.safetensors",
-             run / "metrics.jsonl", *sorted((run / "samples").iterdir())]
+    files = [*sorted((run / "final").iterdir()), last / "optimizer.pt", *sorted(last.glob("*.safetensors")),
+             run / "metrics.jsonl", *sorted((run / "samples").glob("*"))]
     return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

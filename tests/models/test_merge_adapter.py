@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from apo.models.load import load_policy
 from apo.models.policy import Policy
-from apo.models.save import save_policy
+from apo.models.save import save_policy, save_reward_model
 from apo.schema import LoraConfig, ModelConfig
 from tests.models.adapting import make_batch, train
 
@@ -54,6 +54,21 @@ def test_what_cannot_be_merged_is_told(base, merge, tmp_path, capsys):
     assert "holds no adapter" in capsys.readouterr().err
     assert merge.main([str(base), str(base)]) == 2
     assert "exists and is not an empty folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("quantization, tolerance", [("none", 1e-5), ("nf4", 0.05)])
+def test_a_reward_model_is_saved_in_one_piece(base, byte_tokenizer, tmp_path, quantization, tolerance):
+    from transformers import AutoModelForSequenceClassification
+    config = ModelConfig(name=str(base), lora=LoraConfig(r=8, dropout=0.0), quantization=quantization)
+    policy = train(load_policy(config, byte_tokenizer, 257, seed=1, value_head=True), 10, 1e-2)
+    save_reward_model(policy, tmp_path)
+    assert not (tmp_path / "adapter_config.json").exists()
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    ids = make_batch(9).input_ids_BT
+    with torch.no_grad():
+        ours = policy.value_head(policy.body(input_ids=ids).last_hidden_state)[:, -1]
+        theirs = model(input_ids=ids).logits[:, 0]
+    assert (ours - theirs).abs().max() < tolerance and ours.abs().max() > 0.1
 
 
 def test_the_type_of_the_weights_is_chosen(base, byte_tokenizer, merge, tmp_path):

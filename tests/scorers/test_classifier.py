@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from apo.errors import ConfigError, ScorerError
-from apo.scorers import classifier, sequence
+from apo.scorers import sequence
 from apo.scorers.make import make_scorer
 
 TEXTS = ["a b", "c c c c", "", "b" * 30]
@@ -96,7 +96,7 @@ def test_the_fingerprint_is_of_what_lies_there(model, reward_model, tmp_path, mo
     pinned = make_scorer({"name": "classifier", "model": "some/model", "revision": revision})
     assert pinned.code()["model"] == f"some/model@{revision}"
     found = tmp_path / "snapshots" / "bbb" / "config.json"
-    monkeypatch.setattr(classifier.hub, "hf_hub_download", lambda *a, **k: str(found), raising=False)
+    monkeypatch.setattr(sequence.hub, "hf_hub_download", lambda *a, **k: str(found), raising=False)
     assert make_scorer({"name": "classifier", "model": "some/model"}).code()["model"] == "some/model@bbb"
 
 

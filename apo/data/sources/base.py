@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, ClassVar, Iterable, Iterator, Protocol
+from typing import Any, Callable, ClassVar, Iterable, Iterator, Protocol
 
 from apo.data.sentences import sentences, version
 from apo.errors import ConfigError, DataError, nearest
@@ -35,6 +35,8 @@ class Document:
     scores: list[float] | None = None
     rank: int | None = None
     """Of a completion (`texts` are prompt and completion): its place among those of its prompt, 0 for the best."""
+    ended: bool = True
+    """Of a completion: it ends here, and was not cut off."""
 
 
 @dataclass(slots=True)
@@ -136,7 +138,7 @@ class Source(ABC):
         return None
 
     def prompt_sets(self, heldout: Iterable[str]) -> dict[str, list[str]]:
-        """Named sets of prompts made from the texts of held-out documents."""
+        """Named sets of prompts made from the texts of held-out documents; of completions, from their prompts."""
         return {}
 
     def __str__(self) -> str:
@@ -168,6 +170,10 @@ class CompletionSource(Source):
             for rank, completion in enumerate(ranked.completions):
                 scores = None if ranked.rewards is None else [math.nan, -ranked.rewards[rank]]
                 yield Document(ranked.origin, [ranked.prompt, completion], scores, rank)
+
+    def prompt_sets(self, heldout: Iterable[str]) -> dict[str, list[str]]:
+        """`heldout`: every held-out prompt, once."""
+        return {"heldout": list(dict.fromkeys(heldout))}
 
 
 class Cell(str):
@@ -225,10 +231,10 @@ class Columns:
             raise BadRow(f'no "{self.text}"; the row has {_listed(row)}')
         value = row[self.text]
         if isinstance(value, str):
-            return cut(_text(value, self.text), self.segment_by)
+            return cut(text_in(value, self.text), self.segment_by)
         if not isinstance(value, list):
             raise BadRow(f'"{self.text}" is {_kind(value)}, not text or a list of texts')
-        return [_text(text, self.text) for text in value]
+        return [text_in(text, self.text) for text in value]
 
     def _scores(self, row: dict[str, Any], count: int, single: bool) -> list[float] | None:
         if self.score is None:
@@ -240,41 +246,25 @@ class Columns:
             raise BadRow(f'no "{self.score}"; the row has {_listed(row)}')
         value = row[self.score]
         if single and not isinstance(value, list):
-            return [_number(value, self.score)]
+            return [number_in(value, self.score)]
         if not isinstance(value, list):
             raise BadRow(f'"{self.score}" is {_kind(value)}; with a list of texts it must be a list of as many numbers')
         if len(value) != count:
             raise BadRow(f'{count} {"text" if count == 1 else "texts"} but {len(value)} in "{self.score}"')
-        return [_number(number, self.score) for number in value]
+        return [number_in(number, self.score) for number in value]
 
 
 def read_rows(rows: Iterable[Row], data: DataConfig, name: str) -> Iterator[Document]:
-    """Documents of (origin, row) pairs.
-
-    Raises DataError with up to five bad rows in one message; `name` is the file or dataset.
-    """
+    """Documents of (origin, row) pairs.  Raises DataError as `told` does."""
     columns: Columns | None = None
-    complaints: list[str] = []
-    after_first = 0
-    for origin, row in rows:
-        try:
-            if isinstance(row, BadRow):
-                raise row
-            if columns is None:
-                columns = _first(row, data, name)
-            document = columns.read(row, origin)
-        except BadRow as bad:
-            complaints.append(f"{origin}: {bad}")
-        else:
-            if not complaints:
-                yield document
-        after_first += bool(complaints)
-        if len(complaints) == MAX_COMPLAINTS or after_first > LOOK_AHEAD:
-            break
-    if complaints:
-        raise DataError(_told(complaints))
-    if columns is None:
-        raise DataError(f"{name}: no rows; there is nothing to train on")
+
+    def read(row: dict[str, Any], origin: str) -> Document:
+        nonlocal columns
+        if columns is None:
+            columns = _first(row, data, name)
+        return columns.read(row, origin)
+
+    return told(rows, read, name)
 
 
 def _first(row: dict[str, Any], data: DataConfig, name: str) -> Columns:
@@ -284,7 +274,35 @@ def _first(row: dict[str, Any], data: DataConfig, name: str) -> Columns:
         raise DataError(f"{name} {bad}") from None
 
 
-def _told(complaints: list[str]) -> str:
+def told(rows: Iterable[Row], read: Callable[[dict[str, Any], str], Any], name: str | None = None) -> Iterator[Any]:
+    """`read(row, origin)` of every row.
+
+    Raises DataError with up to five bad rows in one message, and where there is none at all but a `name` of the file or
+    dataset to complain about.
+    """
+    complaints: list[str] = []
+    found, after_first = False, 0
+    for origin, row in rows:
+        try:
+            if isinstance(row, BadRow):
+                raise row
+            made = read(row, origin)
+        except BadRow as bad:
+            complaints.append(f"{origin}: {bad}")
+        else:
+            found = True
+            if not complaints:
+                yield made
+        after_first += bool(complaints)
+        if len(complaints) == MAX_COMPLAINTS or after_first > LOOK_AHEAD:
+            break
+    if complaints:
+        raise DataError(complaint_of(complaints))
+    if name and not found:
+        raise DataError(f"{name}: no rows; there is nothing to train on")
+
+
+def complaint_of(complaints: list[str]) -> str:
     if len(complaints) == 1:
         return complaints[0]
     many = f"the first {MAX_COMPLAINTS}" if len(complaints) == MAX_COMPLAINTS else str(len(complaints))
@@ -299,7 +317,37 @@ def _column(names: list[str], asked: str | None, usual: tuple[str, ...], option:
     return asked
 
 
-def _text(value: Any, column: str) -> str:
+def text_at(row: dict[str, Any], column: str) -> str:
+    """The text in a column.  Raises BadRow."""
+    return text_in(_at(row, column), column)
+
+
+def whole_number_at(row: dict[str, Any], column: str) -> int:
+    """The whole number in a column.  Raises BadRow."""
+    number = number_in(_at(row, column), column)
+    if number != int(number):
+        raise BadRow(f'"{column}" holds {number} where a whole number is needed')
+    return int(number)
+
+
+def list_at(row: dict[str, Any], column: str) -> list[dict[str, Any]]:
+    """The objects in a column.  Raises BadRow."""
+    value = _at(row, column)
+    if not isinstance(value, list):
+        raise BadRow(f'"{column}" is {_kind(value)}, not a list')
+    for item in value:
+        if not isinstance(item, dict):
+            raise BadRow(f'"{column}" holds {_kind(item)} where an object is needed')
+    return value
+
+
+def _at(row: dict[str, Any], column: str) -> Any:
+    if column not in row:
+        raise BadRow(f'no "{column}"; the row has {_listed(row)}')
+    return row[column]
+
+
+def text_in(value: Any, column: str) -> str:
     if not isinstance(value, str):
         raise BadRow(f'"{column}" holds {_kind(value)} where text is needed')
     try:
@@ -309,7 +357,7 @@ def _text(value: Any, column: str) -> str:
     return value
 
 
-def _number(value: Any, column: str) -> float:
+def number_in(value: Any, column: str) -> float:
     if isinstance(value, Cell):
         try:
             value = float(value)
@@ -320,6 +368,10 @@ def _number(value: Any, column: str) -> float:
     if not math.isfinite(value):
         raise BadRow(f'"{column}" holds {value}: scores must be finite')
     return float(value)
+
+
+def numbers_in(values: list[Any], column: str) -> list[float]:
+    return [number_in(value, column) for value in values]
 
 
 def _kind(value: Any) -> str:

@@ -50,7 +50,7 @@ class Hub(Source):
     def fingerprint(self) -> str:
         """Contents of local copies; for hub datasets the commit they were downloaded at.  A stream is known only by
         its name and revision: give `data.revision` to pin it."""
-        return hashlib.sha256("\n".join(self._identity(name) for name in self.names).encode()).hexdigest()
+        return hashlib.sha256("\n".join(self.identity(name) for name in self.names).encode()).hexdigest()
 
     def size(self) -> Size:
         local = [path for name in self.names if (path := Path(name)).exists()]
@@ -66,7 +66,13 @@ class Hub(Source):
             number += 1
             yield f"{name}, row {number}", row
 
-    def _identity(self, name: str) -> str:
+    def whole_rows(self, name: str) -> Iterator[Row]:
+        """The rows of one of the names with all their columns, for sources that read other columns than text."""
+        for number, row in enumerate(_told(self._load(name), name, self.data), 1):
+            yield f"{name}, row {number}", row
+
+    def identity(self, name: str) -> str:
+        """Changes with the contents of one of the names; what `fingerprint` is made of."""
         path, split = Path(name), self.data.split
         if path.exists():
             return "\n".join([split, *(content_hash(file) for file in _files(path))])

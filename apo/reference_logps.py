@@ -1,0 +1,70 @@
+"""What the policy said of every completion as its stage began: computed once, kept on disk, shared by all that ask.
+
+The reference of a preference method is the policy before its first step, and the completions are fixed.  So nothing
+but one number per completion is needed of it: no second model, no adapters to switch off, and what one method or seed
+has computed the next one finds.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from apo.cache import Cache
+from apo.console import progress
+from apo.errors import ModelError
+from apo.rollouts.generate import evaluating
+
+if TYPE_CHECKING:
+    from apo.data.ranked import RankedRows
+    from apo.models.policy import Policy
+
+FILE = "logps.npy"
+
+
+def weights_digest(policy: "Policy") -> str:
+    """sha256 over names, types, shapes and bytes of the model's weights."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(policy.model.state_dict().items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
+def reference_logps(policy: "Policy", rows: "RankedRows", key: dict, cache: Cache, precision: str,
+                    batch_size: int) -> np.ndarray:
+    """float64 [D]: summed log p of each completion of the store, NaN for those that occur in no item.
+
+    Args:
+        key: what decides store and rows (corpus, split, tokenizer).
+        precision: fp32 or bf16, that of training.
+        batch_size: rows at once; changes no number by more than rounding.
+    Raises ModelError for a log-probability that is no number.
+    """
+
+    def build(folder: Path) -> None:
+        np.save(folder / FILE, _computed(policy, rows, precision, batch_size))
+
+    key = {**key, "weights": weights_digest(policy), "precision": precision, "max_length": rows.max_length,
+           "end": rows.end_id, "documents": hashlib.sha256(rows.documents().tobytes()).hexdigest()}
+    return np.load(cache.get("reference", key, build) / FILE)
+
+
+@torch.no_grad()
+def _computed(policy: "Policy", rows: "RankedRows", precision: str, batch_size: int) -> np.ndarray:
+    documents_QN = rows.documents()
+    longest = np.argsort(rows.completion_lengths_D[documents_QN].sum(1) + rows.prompt_lengths_D[documents_QN[:, 0]])
+    logps_D = np.full(rows.store.num_documents, np.nan)
+    autocast = torch.autocast(policy.device.type, torch.bfloat16, enabled=precision == "bf16")
+    with evaluating(policy), autocast, progress("reference log-probabilities", len(documents_QN)) as bar:
+        for start in range(0, len(documents_QN), batch_size):
+            batch, documents_RN = rows.batch(documents_QN[longest[start:start + batch_size]])
+            logps_RN = policy.completion_stats(batch.to(policy.device)).logps_RN.cpu().double().numpy()
+            present_RN = batch.present_RN.numpy()
+            logps_D[documents_RN[present_RN]] = logps_RN[present_RN]
+            bar.advance(len(batch))
+    if not np.isfinite(logps_D[documents_QN[documents_QN >= 0]]).all():
+        raise ModelError("the reference gives a completion a log-probability that is no number")
+    return logps_D

@@ -1,0 +1,213 @@
+"""Completions in a store and the views of it: pairs, rankings, rows, and what packed rows make of them."""
+
+import numpy as np
+import pytest
+
+from apo.cache import Cache
+from apo.data.corpus import prepare_corpus
+from apo.data.heldout import HeldoutText
+from apo.data.ranked import ABSENT, RankedRows, groups, preferences, rankings
+from apo.data.sampling import PackedRows
+from apo.data.sources.base import CompletionSource, Ranked, sources
+from apo.data.thresholds import ControlTokens, View
+from apo.data.tokenizer import train_tokenizer
+from apo.errors import DataError
+from apo.schema import DataConfig
+
+RANKINGS = [("How?", [" Like this.", " So.", " No idea."], [3.0, 1.0, -1.0]),
+            ("Why?", [" Because.", " Just so."], [2.0, 2.0]),
+            ("When?", [" Now."], [5.0]),
+            ("Where is it, and who put it there?", [" Here it is.", " Away."], [1.0, 0.0])]
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """(corpus, store, tokenizer) of RANKINGS, none of them held out."""
+
+    class Four(CompletionSource):
+        name = "four"
+
+        def rankings(self):
+            return (Ranked(f"row {i}", *ranking) for i, ranking in enumerate(RANKINGS))
+
+        def fingerprint(self):
+            return "four"
+
+    sources.get("file")
+    monkeypatch.setitem(sources._classes, "four", Four)
+    cache = Cache(tmp_path)
+    corpus = prepare_corpus(DataConfig(source="four", eval_fraction=0.0), None, cache)
+    tokenizer = train_tokenizer(["How Why When Where Like this So No idea Because"], 300)
+    return corpus, corpus.tokenise(tokenizer, cache)[0], tokenizer
+
+
+def text_of(store, tokenizer, document):
+    begin, end = store.document_starts_D1[document:document + 2]
+    return tokenizer.decode(store.tokens_N[begin:end].tolist())
+
+
+def test_a_completion_is_a_document_whose_prompt_has_no_score(made):
+    _, store, tokenizer = made
+    assert store.document_ranks_D.tolist() == [0, 1, 2, 0, 1, 0, 0, 1]
+    assert np.isnan(store.segment_scores_S).tolist() == [True, False] * 8
+    assert store.document_scores_D.tolist() == [-3, -1, 1, -2, -2, -5, -1, 0]      # scores: lower is better
+    assert store.known_scores_S.tolist() == store.document_scores_D.tolist()
+    assert text_of(store, tokenizer, 1) == "How? So.<|endoftext|>"
+    assert [documents.tolist() for documents in groups(store)] == [[0, 1, 2], [3, 4], [5], [6, 7]]
+
+
+def test_pairs_are_all_but_ties(made):
+    _, store, _ = made
+    items = preferences(store, None)
+    assert items.documents_PN.tolist() == [[0, 1], [0, 2], [1, 2], [6, 7]] and items.ties == 1
+    few = preferences(store, 2).documents_PN
+    assert len(few) == 3 and few.tolist() == preferences(store, 2).documents_PN.tolist()
+
+
+def test_rankings_are_as_long_as_asked_for(made):
+    _, store, _ = made
+    assert rankings(store, 2).documents_PN.tolist() == [[0, 1], [6, 7]]
+    assert rankings(store, 4).documents_PN.tolist() == [[0, 1, 2, ABSENT], [6, 7, ABSENT, ABSENT]]
+
+
+def rows_of(store, items, **options):
+    options = {"max_length": 60, "end_id": 0, "effective_batch_size": 2, "seed": 1} | options
+    return RankedRows(store, items, **options)
+
+
+def test_a_row_holds_the_prompt_once_behind_the_end_of_text(made):
+    _, store, tokenizer = made
+    batch = rows_of(store, preferences(store, None)).rows(np.array([0]))
+    ids, branches = batch.input_ids_RT[0], batch.branch_RT[0]
+    assert tokenizer.decode(ids[branches == 0].tolist()) == "<|endoftext|>How?"
+    assert tokenizer.decode(ids[branches == 1].tolist()) == " Like this.<|endoftext|>"
+    assert tokenizer.decode(ids[branches == 2].tolist()) == " So.<|endoftext|>"
+    assert batch.rewards_RN.tolist() == [[3, 1]] and batch.ref_logps_RN.isnan().all()
+
+
+def test_rows_of_a_step_are_sorted_by_length_and_each_item_comes_once_an_epoch(made):
+    _, store, _ = made
+    rows = rows_of(store, preferences(store, None), effective_batch_size=4)
+    batch = rows.next()
+    lengths = (batch.branch_RT >= 0).sum(1).tolist()
+    assert lengths == sorted(lengths, reverse=True)
+    assert sorted(map(tuple, batch.rewards_RN.tolist())) == [(1, -1), (1, 0), (3, -1), (3, 1)]
+    assert rows.epoch == 1.0 and rows.documents_seen == 4
+
+
+@pytest.mark.parametrize("bucket_steps", [1, 2, 4])
+def test_windows_change_the_order_and_not_what_an_epoch_holds(made, bucket_steps):
+    _, store, _ = made
+    rows = rows_of(store, preferences(store, None), effective_batch_size=1, bucket_steps=bucket_steps)
+    served = [rows.next().rewards_RN.tolist()[0] for _ in range(8)]
+    epochs = [sorted(served[:4]), sorted(served[4:])]
+    assert epochs[0] == epochs[1] == [[1, -1], [1, 0], [3, -1], [3, 1]]
+
+
+def test_steps_of_a_window_hold_rows_of_like_length(made):
+    _, store, _ = made
+    rows = rows_of(store, preferences(store, None), effective_batch_size=2, bucket_steps=2)
+    lengths = [(rows.next().branch_RT >= 0).sum(1).tolist() for _ in range(2)]
+    low, high = sorted(lengths)
+    assert max(low) <= min(high)
+
+
+@pytest.mark.parametrize("bucket_steps", [1, 3])
+def test_the_cursor_is_a_number(made, bucket_steps):
+    _, store, _ = made
+    rows, again = (rows_of(store, preferences(store, None), bucket_steps=bucket_steps) for _ in range(2))
+    served = [rows.next() for _ in range(5)]
+    again.load_state_dict({"step": 3})
+    assert again.next().input_ids_RT.tolist() == served[3].input_ids_RT.tolist()
+    assert rows.state_dict() == {"step": 5}
+
+
+def test_two_processes_share_a_step(made):
+    _, store, _ = made
+    items = preferences(store, None)
+    whole = rows_of(store, items, effective_batch_size=4).next()
+    halves = [rows_of(store, items, effective_batch_size=4, rank=rank, world_size=2).next() for rank in (0, 1)]
+    assert sorted(whole.rewards_RN.tolist()) == sorted(halves[0].rewards_RN.tolist() + halves[1].rewards_RN.tolist())
+
+
+def test_a_long_prompt_loses_its_beginning_the_same_in_every_row(made):
+    _, store, tokenizer = made
+    rows = rows_of(store, preferences(store, None), max_length=24)
+    batch = rows.rows(np.array([3]))
+    prompt = tokenizer.decode(batch.input_ids_RT[0][batch.branch_RT[0] == 0].tolist())
+    whole = RANKINGS[3][0]
+    assert prompt.startswith("<|endoftext|>") and whole.endswith(prompt.removeprefix("<|endoftext|>"))
+    longest = max(int((batch.branch_RT[0] == k).sum()) for k in (1, 2))
+    assert int((batch.branch_RT[0] == 0).sum()) + longest == 24
+
+
+def test_a_completion_that_fits_behind_no_prompt_is_left_out(made):
+    _, store, _ = made
+    lengths_D = rows_of(store, preferences(store, None)).completion_lengths_D
+    longest = int(np.argmax(np.where(np.isin(np.arange(8), [0, 1, 2, 6, 7]), lengths_D, 0)))
+    rows = rows_of(store, preferences(store, None), max_length=int(lengths_D[longest]) + 1)
+    assert rows.too_long == sum(longest in pair for pair in ([0, 1], [0, 2], [1, 2], [6, 7]))
+    assert rows.too_long and longest not in rows.items.documents_PN
+    with pytest.raises(DataError, match="no completion is shorter than data.block_size=3"):
+        rows_of(store, preferences(store, None), max_length=3)
+
+
+def test_mean_tokens_of_a_row_are_those_of_its_rows(made):
+    _, store, _ = made
+    for length in (24, 60):
+        rows = rows_of(store, preferences(store, None), max_length=length)
+        batch = rows.rows(np.arange(rows.num_items))
+        assert rows.tokens_per_item == pytest.approx((batch.branch_RT >= 0).sum().item() / rows.num_items)
+
+
+def test_documents_are_asked_about_once_with_their_prompt(made):
+    _, store, _ = made
+    asked = rows_of(store, preferences(store, None)).documents()
+    assert sorted(asked[asked != ABSENT].tolist()) == [0, 1, 2, 6, 7]
+    assert asked[0].tolist() == [0, 1, 2, ABSENT]
+
+
+def test_packed_rows_count_no_prompt_and_put_control_tokens_before_completions(made):
+    _, store, tokenizer = made
+    view = View(0, control=ControlTokens(-1.5, 0.0, 298, 299))
+    batch = PackedRows(store, view, block_size=120, effective_batch_size=1, seed=1).next()
+    ids, counted = batch.input_ids_BT[0].tolist(), batch.loss_mask_BT[0].tolist()
+    assert not batch.scores_BT.isnan().any()
+    documents = " ".join(map(str, ids)).split(" 0 0 ")      # the end of one and the beginning of the next
+    assert len(documents) > 4
+    for token, counts, after in zip(ids, counted, ids[1:]):
+        if token in (298, 299):
+            assert counts                                   # predicted by the prompt, and so by nobody who samples
+        if after in (298, 299):
+            assert not counts
+    marks = [token for token in ids if token in (298, 299)]
+    assert 298 in marks and 299 in marks
+
+
+def test_bits_per_byte_are_those_of_completions(made):
+    _, store, _ = made
+    text = HeldoutText(store, 0, None, 64, 10_000)
+    assert text.bytes_all == sum(len(completion) for _, completions, _ in RANKINGS for completion in completions)
+    assert text.num_tokens == int(store.num_tokens - sum(
+        store.segment_starts_S1[s + 1] - store.segment_starts_S1[s] for s in range(0, store.num_segments, 2))) - 8
+
+
+def test_completions_of_one_prompt_stay_on_one_side(tmp_path, monkeypatch):
+    class Many(CompletionSource):
+        name = "many"
+
+        def rankings(self):
+            return (Ranked(f"row {i}", f"Prompt {i}", [f" good {i}", f" bad {i}"]) for i in range(40))
+
+        def fingerprint(self):
+            return "many"
+
+    sources.get("file")
+    monkeypatch.setitem(sources._classes, "many", Many)
+    corpus = prepare_corpus(DataConfig(source="many", eval_fraction=0.3), None, Cache(tmp_path))
+    sides = {split: [document.texts[0] for document in corpus.documents(split)] for split in ("train", "heldout")}
+    assert not set(sides["train"]) & set(sides["heldout"]) and sides["heldout"]
+    assert all(prompts.count(prompt) == 2 for prompts in sides.values() for prompt in prompts)
+    assert corpus.prompts == {"heldout": list(dict.fromkeys(sides["heldout"]))}
+    scores = [document.scores[1] for document in corpus.documents("train")]
+    assert scores[:2] == [0.0, 1.0]             # only the order is known: the place is the score
