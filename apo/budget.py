@@ -30,7 +30,7 @@ class ChinchillaLoss:
     """The loss that Hoffmann et al. (2022, eq. 10) fitted for N parameters and D tokens; PHF logs it beside the own."""
 
     def __init__(self, policy):
-        self.parameters = sum(p.numel() for p in policy.model.parameters())
+        self.parameters = policy.num_parameters
 
     def __call__(self, tokens: int) -> dict[str, float]:
         return {"chinchilla_loss": 1.69 + 406.4 / self.parameters ** 0.34 + 410.7 / max(tokens, 1) ** 0.28}

@@ -6,6 +6,7 @@ estimates and say what they rest on.
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from apo.budget import training_steps
 from apo.console import duration
@@ -17,6 +18,8 @@ from apo.stages import start_config
 
 ADAM_BYTES = 16
 """Per parameter: weight, gradient and two moments, fp32."""
+BASE_BYTES = {"none": 4, "8bit": 1, "nf4": 0.53, "fp4": 0.53}
+"""Per frozen parameter under an adapter."""
 ACTIVATION_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 ACTIVATIONS_PER_WIDTH = 34
 """Numbers kept per token, layer and unit of width (Korthikanti et al. 2022, eq. 2, without the attention matrix)."""
@@ -30,6 +33,8 @@ class Shape:
     layers: int
     width: int
     vocabulary: int
+    trained: int
+    """Parameters that are not frozen: all, or an adapter's."""
 
 
 def dry_run(config: Config) -> None:
@@ -59,7 +64,7 @@ def facts(config: Config) -> dict[str, str]:
         "training tokens": f"{most}{steps * tokens_per_step:,}" if steps else "unknown",
         "forward passes a step": f"{-(-training.effective_batch_size // training.per_device_train_batch_size)} of "
                                  f"{training.per_device_train_batch_size} rows (on one device)",
-        "parameters": f"{shape.parameters:,}" if shape else f"unknown: {why}",
+        "parameters": _parameters(shape) if shape else f"unknown: {why}",
     }
     if start is not None:
         there = "finished" if RunDirectory(run_directory(start)).is_done() else "trained first"
@@ -94,13 +99,16 @@ def _shape(config: Config) -> tuple[Shape | None, str]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from apo.models.adapters import find_adapter, parameters_of
     from apo.models.load import model_shape, quieten, update_config
     quieten()
-    model = config.model
+    model, adapter = config.model, None
     try:
         if model.name is None:
             shape = model_shape(model, model.vocab_size, config.data.block_size)
         else:
+            if Path(model.name).is_dir() and (adapter := find_adapter(model.name)):
+                model = adapter.base_config(model)
             shape = AutoConfig.from_pretrained(model.name, revision=model.revision, local_files_only=True)
             update_config(shape, model)
     except (OSError, ValueError):
@@ -108,9 +116,21 @@ def _shape(config: Config) -> tuple[Shape | None, str]:
     except ModelError:
         raise
     with torch.device("meta"):
-        parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(shape).parameters())
+        empty = AutoModelForCausalLM.from_config(shape)
+    parameters = sum(p.numel() for p in empty.parameters())
+    if adapter is not None:
+        trained = parameters_of(empty, adapter.settings["r"], adapter.settings["target_modules"])
+    elif model.lora.r is not None:
+        trained = parameters_of(empty, model.lora.r, model.lora.target_modules)
+    else:
+        trained = parameters
     text = shape.get_text_config()
-    return Shape(parameters, text.num_hidden_layers, text.hidden_size, text.vocab_size), ""
+    return Shape(parameters, text.num_hidden_layers, text.hidden_size, text.vocab_size, trained), ""
+
+
+def _parameters(shape: Shape) -> str:
+    return f"{shape.parameters:,}" + (f", frozen, and {shape.trained:,} of an adapter"
+                                      if shape.trained != shape.parameters else "")
 
 
 def _estimates(config: Config, shape: Shape | None, steps: int | None, tokens_per_step: int) -> dict[str, str]:
@@ -120,7 +140,8 @@ def _estimates(config: Config, shape: Shape | None, steps: int | None, tokens_pe
     precision = resolve_precision(config.training.precision)
     rows = min(config.training.per_device_train_batch_size, config.training.effective_batch_size)
     per_token = ACTIVATION_BYTES[precision] * (ACTIVATIONS_PER_WIDTH * shape.layers * shape.width + shape.vocabulary)
-    memory = ADAM_BYTES * shape.parameters + rows * config.data.block_size * per_token
+    frozen = BASE_BYTES[config.model.quantization] * shape.parameters if shape.trained != shape.parameters else 0
+    memory = ADAM_BYTES * shape.trained + frozen + rows * config.data.block_size * per_token
     lines = {"memory": f"about {memory / 2**30:.2f} GiB (weights, gradients, moments; activations of {rows} rows)"}
     rate = matmul_rate(precision)
     lines["matmul rate here"] = f"{rate / 1e9:,.0f} GFLOP/s ({precision}, measured)"

@@ -205,7 +205,7 @@ def build(config: Config, scorers: dict[str, Scorer], model: ModelConfig) -> Par
                                        batch_size=config.training.per_device_train_batch_size))
     sizes = corpus.describe() | source.describe()
     steps = training_steps(config, sizes.get("tokens_per_epoch"), sizes.get("tokens_per_step"))
-    sizes |= {"parameters": sum(p.numel() for p in policy.model.parameters()), "steps": steps}
+    sizes |= {"parameters": policy.num_parameters, "steps": steps}
     heldout = make_heldout(config, heldout_store, tokenizer, view.eos_id)
     judges = Judges.of(config, corpus, scorers)
     return Parts(tokenizer, policy, objective, source, heldout, corpus, scorer, judges, beside, steps, fingerprints,
@@ -312,8 +312,9 @@ def new_manifest(run: RunDirectory, config: Config, who: dict) -> dict:
     return {"command": start["command"], "config_hash": run.path.name.split("-")[0],
             "identity": who, "git": start["git"], "packages": provenance.packages(),
             "hardware": provenance.hardware(), "environment": provenance.environment(),
-            "seeds": {"seed": config.seed, "streams": ["init", "new_tokens", "order", "rows", "control", "window",
-                                                       "dropout", "trainer", "prompts", "generation", "heldout"]},
+            "seeds": {"seed": config.seed, "streams": ["init", "new_tokens", "adapter", "order", "rows", "control",
+                                                       "window", "dropout", "trainer", "prompts", "generation",
+                                                       "heldout"]},
             "times": {"started": start["started"]}, "why_ended": None}
 
 

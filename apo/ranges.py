@@ -1,6 +1,7 @@
 """What a well-typed config can still get wrong: values out of range, and options that do not go together."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Iterator
 
 from apo.errors import UserError, nearest
@@ -53,6 +54,7 @@ _OF_CLASS: dict[str, dict[Limits, str]] = {
     "SampledConfig": {COUNT: "num_prompts max_new_tokens", Limits(2): "per_prompt", POSITIVE: "temperature"},
     "ConditionalConfig": {SHARE: "drop_token_fraction"},
     "ModelConfig": {Limits(BYTES_AND_END): "vocab_size", BELOW_ONE: "dropout", NOT_NEGATIVE: "new_token_noise"},
+    "LoraConfig": {COUNT: "r alpha", BELOW_ONE: "dropout"},
     "GenerationConfig": {
         NOT_NEGATIVE: "top_k min_new_tokens",
         COUNT: "num_beams max_new_tokens",
@@ -182,6 +184,15 @@ def _model(config: Config) -> Iterator[tuple[str, str]]:
     elif model.name is None and not model.config:
         yield "model.name", ("missing: a name on the hub or a directory (model=hub model.name=gpt2), or the size of a "
                              "fresh model in model.config")
+    given = model.name is not None and not model.from_scratch or config.init_from.method is not None
+    adapted = model.lora.r is not None
+    if adapted and not given and (model.name or model.config):
+        yield "model.lora.r", ("an adapter needs a model that is trained already and kept somewhere, and a fresh one "
+                               "is neither: give one as model.name, or leave model.lora.r out")
+    elif model.quantization != "none" and not given and (model.name or model.config):
+        yield "model.quantization", "rounds weights that are given by model.name; a fresh model has none yet"
+    elif model.quantization != "none" and not adapted and not Path(model.name or "", "adapter_config.json").is_file():
+        yield "model.quantization", "rounded weights cannot be trained: set model.lora.r=16 (or model=qlora)"
 
 
 def _evaluation(config: Config) -> Iterator[tuple[str, str]]:

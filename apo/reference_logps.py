@@ -28,10 +28,14 @@ PASSING = ("_name_or_path", "transformers_version", "dtype", "use_cache")
 
 
 def weights_digest(policy: "Policy") -> str:
-    """sha256 over the model's config and names, types, shapes and bytes of its weights: what it computes."""
+    """sha256 over the model's config and names, types, shapes and bytes of its weights: what it computes.  An adapter
+    that nothing has trained yet computes nothing."""
     config = {key: value for key, value in policy.model.config.to_dict().items() if key not in PASSING}
     total = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    idle = policy.adapter_is_new
     for name, tensor in sorted(policy.model.state_dict().items()):
+        if idle and ".lora_" in name:
+            continue
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return total.hexdigest()

@@ -90,9 +90,24 @@ class DataConfig:
 
 
 @dataclass
+class LoraConfig:
+    """A low-rank adapter on a model that is given by name; the model itself stays as it is."""
+
+    r: int | None = None
+    """Rank.  null: no adapter, all weights are trained."""
+    alpha: int = 32
+    """The update is scaled by alpha / r."""
+    dropout: float = 0.05
+    """Of what goes into the adapter."""
+    target_modules: list[str] | None = None
+    """Names of the layers to adapt.  null: every linear layer of the body."""
+
+
+@dataclass
 class ModelConfig:
     name: str | None = None
-    """A hub name or a local directory.  null: a fresh model built from `config`."""
+    """A hub name or a local directory.  null: a fresh model built from `config`.  One that holds a LoRA adapter brings
+    its base along, and the adapter is trained on."""
     revision: str | None = None
     tokenizer: str | None = None
     """A hub name or a local directory.  null: the model's own, or, for a fresh model, one trained on the corpus."""
@@ -110,6 +125,11 @@ class ModelConfig:
     new_token_noise: float = 0.01
     """Standard deviation added to the mean embedding that new control tokens start at."""
     trust_remote_code: bool = False
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    quantization: Literal["none", "8bit", "nf4", "fp4"] = "none"
+    """Bits that the weights under an adapter are kept in: LLM.int8(), or one of the two 4-bit types (QLoRA)."""
+    double_quantization: bool = True
+    """4 bits: the scales are quantised too, 0.4 bits less per weight."""
 
 
 @dataclass

@@ -12,7 +12,7 @@ from pathlib import Path
 from apo.console import say
 from apo.errors import ConfigError
 from apo.identity import run_directory
-from apo.schema import ConditionalConfig, Config, ModelConfig
+from apo.schema import ConditionalConfig, Config, LoraConfig, ModelConfig
 
 FINAL = "final"
 
@@ -37,10 +37,17 @@ def start_config(config: Config) -> Config | None:
                    conditional_training_config=start.data.conditional_training_config or ConditionalConfig())
     evaluation = replace(deepcopy(config.evaluation), prefix=start.evaluation.prefix,
                          banned_tokens=start.evaluation.banned_tokens)
-    return replace(start, data=data, model=deepcopy(config.model), scorer=deepcopy(config.scorer),
+    return replace(start, data=data, model=_start_model(config.model), scorer=deepcopy(config.scorer),
                    evaluation=evaluation, seed=config.seed if config.init_from.seed is None else config.init_from.seed,
                    output_dir=config.output_dir, cache_dir=config.cache_dir, offline=config.offline,
                    logger=deepcopy(config.logger), group=config.group, tags=config.tags, debug=config.debug)
+
+
+def _start_model(model: ModelConfig) -> ModelConfig:
+    """A fresh model is trained whole: what is adapted or rounded is what it has become."""
+    if model.name is not None and not model.from_scratch:
+        return deepcopy(model)
+    return replace(deepcopy(model), lora=LoraConfig(), quantization="none")
 
 
 def _listed(path) -> str:

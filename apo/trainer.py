@@ -34,6 +34,7 @@ from apo.data.collate import Batch
 from apo.data.sampling import BatchSource
 from apo.errors import Interrupted, NonFiniteLoss, OutOfMemory
 from apo.metrics import running
+from apo.models.adapters import is_adapted
 from apo.models.policy import Policy
 from apo.models.save import restore_policy, save_policy
 from apo.objectives.base import Objective
@@ -115,6 +116,8 @@ class ScoredTextTrainer(Trainer):
         self.progressed.micro_batch_size = min(config.per_device_train_batch_size, rows_per_process)
         if config.activation_checkpointing:
             policy.model.activation_checkpointing_enable()
+            if is_adapted(policy.model):
+                policy.model.enable_input_require_grads()       # else nothing that is trained goes into a block
         if config.torch_compile:
             policy.body.compile()
 

@@ -21,7 +21,7 @@ PLACES = (("model.safetensors.index.json", "model.safetensors"), ("pytorch_model
 def model_place(name: str) -> str:
     """`name`, or `name/final` where it is the directory of a run."""
     final = Path(name) / "final"
-    return str(final) if (final / "config.json").is_file() else name
+    return str(final) if any((final / file).is_file() for file in ("config.json", "adapter_config.json")) else name
 
 
 def snapshot(name: str, revision: str | None = None, local_files_only: bool = False) -> Path:

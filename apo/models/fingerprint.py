@@ -6,7 +6,7 @@ from typing import Iterable
 
 from apo.errors import ModelError
 
-WEIGHTS = ("*.safetensors", "*.bin", "config.json", "tokenizer.json")
+WEIGHTS = ("*.safetensors", "*.bin", "config.json", "tokenizer.json", "adapter_config.json", "adapter_base.json")
 
 
 def model_fingerprint(model: str, revision: str | None = None) -> str:

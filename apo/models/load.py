@@ -5,11 +5,15 @@ same weights although one of them has control tokens the other lacks.
 """
 
 import logging
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from apo.console import warn
 from apo.errors import ModelError
+from apo.models import adapters
 from apo.models.policy import Policy
 from apo.schema import ModelConfig
 from apo.seeds import stream_seed
@@ -24,6 +28,7 @@ def load_tokenizer(config: ModelConfig):
         return None
     from transformers import AutoTokenizer
     revision = config.revision if config.tokenizer is None else None
+    name, revision = _tokenizer_place(name, revision)
     tokenizer = _from_hub(AutoTokenizer, name, revision=revision, trust_remote_code=config.trust_remote_code)
     if tokenizer.eos_token is None:
         raise ModelError(f"the tokenizer of {name} has no end-of-text token; choose another with model.tokenizer=")
@@ -43,6 +48,11 @@ def load_policy(config: ModelConfig, tokenizer, vocab_size: int, seed: int, new_
     """
     from transformers import AutoConfig, AutoModelForCausalLM
     fresh = config.name is None or config.from_scratch
+    adapter = None if fresh else adapters.find_adapter(config.name, config.revision)
+    if adapter is not None:
+        _tell_differences(config, adapter)
+        config = adapter.base_config(config)
+    _refuse_lora(config, fresh, adapter)
     model_config = _model_config(AutoConfig, config, tokenizer, vocab_size, block_size)
     context = getattr(model_config.get_text_config(), "max_position_embeddings", None)
     if context and block_size > context:
@@ -54,10 +64,16 @@ def load_policy(config: ModelConfig, tokenizer, vocab_size: int, seed: int, new_
             torch.manual_seed(stream_seed(seed, "init"))
             model = AutoModelForCausalLM.from_config(model_config, **arguments)
     else:
-        model = _from_hub(AutoModelForCausalLM, config.name, revision=config.revision, config=model_config,
-                          dtype=torch.float32, trust_remote_code=config.trust_remote_code, **arguments)
+        model = _base(config, model_config, arguments)
+    if adapter is not None:
+        add_token_rows(model, adapters.saved_rows(adapter), 0, seed)
     add_token_rows(model, list(new_ids), config.new_token_noise, seed)
+    if adapter is not None:
+        model = adapters.attach_found(model, adapter, config, seed, list(new_ids))
+    elif config.lora.r is not None:
+        model = adapters.attach(model, config.lora, config, seed, list(new_ids))
     policy = Policy(model, value_head)
+    policy.adapter_is_new = adapter is None
     policy.check_head()
     return policy
 
@@ -77,12 +93,17 @@ def quieten() -> None:
 
 
 def load_trained(directory: str | Path, revision: str | None = None, trust_remote_code: bool = False):
-    """(policy, tokenizer) of a run's `final/` or checkpoint, of any model directory, or of a hub name."""
+    """(policy, tokenizer) of a run's `final/` or checkpoint, of any model directory or PEFT folder, or a hub name."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     name = str(directory)
-    tokenizer = _from_hub(AutoTokenizer, name, revision=revision, trust_remote_code=trust_remote_code)
-    model = _from_hub(AutoModelForCausalLM, name, revision=revision, dtype=torch.float32,
-                      trust_remote_code=trust_remote_code)
+    place, place_revision = _tokenizer_place(name, revision)
+    tokenizer = _from_hub(AutoTokenizer, place, revision=place_revision, trust_remote_code=trust_remote_code)
+    adapter = adapters.find_adapter(name, revision)
+    if adapter is None:
+        model = _from_hub(AutoModelForCausalLM, name, revision=revision, dtype=torch.float32,
+                          trust_remote_code=trust_remote_code)
+    else:
+        model = load_adapted(adapter, replace(adapter.base_config(), trust_remote_code=trust_remote_code))
     policy = Policy(model)
     policy.check_head()
     return policy.eval(), tokenizer
@@ -91,7 +112,70 @@ def load_trained(directory: str | Path, revision: str | None = None, trust_remot
 def find_model(name: str, revision: str | None = None) -> None:
     """Reads its config and no weights: whether there is such a model, told before it is needed.  Raises ModelError."""
     from transformers import AutoConfig
+    if (adapter := adapters.find_adapter(name, revision)) is not None:
+        name, revision = adapter.base, adapter.base_revision
     _from_hub(AutoConfig, name, revision=revision)
+
+
+# ---- adapters --------------------------------------------------------------------------------------------------------
+
+
+def load_adapted(adapter: adapters.AdapterFolder, base: ModelConfig, dequantise: bool = False):
+    """An adapter on its base, loaded as `base` says; `dequantise`: then with its weights as numbers again."""
+    from transformers import AutoConfig
+    model_config = _from_hub(AutoConfig, base.name, revision=base.revision, trust_remote_code=base.trust_remote_code)
+    update_config(model_config, base)
+    model = _base(base, model_config, {})
+    if dequantise and getattr(model, "is_quantized", False):
+        model = model.dequantize(dtype=torch.float32)
+    add_token_rows(model, adapters.saved_rows(adapter), 0, 0)
+    return adapters.attach_found(model, adapter, base)
+
+
+def merged(model):
+    """The adapted model in one piece, built anew beside it: numbers where the base was rounded."""
+    with tempfile.TemporaryDirectory() as folder:
+        adapters.save_adapter(model, Path(folder))
+        return load_adapted(adapters.find_adapter(folder), model.loaded_as, dequantise=True).merge_and_unload()
+
+
+def _base(config: ModelConfig, model_config, arguments: dict):
+    """The weights that `config` names, under an adapter in the bits it asks for."""
+    from transformers import AutoModelForCausalLM
+    model = _from_hub(AutoModelForCausalLM, config.name, revision=config.revision, config=model_config,
+                      dtype=torch.float32, trust_remote_code=config.trust_remote_code,
+                      **adapters.quantised_loading(config), **arguments)
+    return adapters.keep_layout(model)
+
+
+def _tokenizer_place(name: str, revision: str | None) -> tuple[str, str | None]:
+    """An adapter that brings no tokenizer has its base's."""
+    adapter = adapters.find_adapter(name, revision)
+    if adapter is None:
+        return name, revision
+    if (adapter.folder / "tokenizer_config.json").is_file():
+        return str(adapter.folder), None
+    return adapter.base, adapter.base_revision
+
+
+def _refuse_lora(config: ModelConfig, fresh: bool, adapter: adapters.AdapterFolder | None) -> None:
+    if fresh and (config.lora.r is not None or config.quantization != "none"):
+        raise ModelError("an adapter is kept apart from the weights it stands on, and a fresh model's are kept "
+                         "nowhere: set model.name to a model that is trained already, or leave model.lora.r out")
+    if config.quantization != "none" and adapter is None and config.lora.r is None:
+        raise ModelError(f"model.quantization={config.quantization}: rounded weights cannot be trained; set "
+                         "model.lora.r=16")
+
+
+def _tell_differences(config: ModelConfig, adapter: adapters.AdapterFolder) -> None:
+    """An adapter that is trained on keeps its shape, and does best on the base it knows."""
+    before = adapter.base_settings.get("quantization", config.quantization)
+    if before != config.quantization:
+        warn(f"the adapter in {adapter.name} was trained on a base with model.quantization={before}, and goes on with "
+             f"{config.quantization}: its base is rounded differently")
+    if config.lora.r not in (None, adapter.settings["r"]):
+        warn(f"the adapter in {adapter.name} has rank {adapter.settings['r']} and keeps it; model.lora.r="
+             f"{config.lora.r} is for new adapters")
 
 
 def _model_config(AutoConfig, config: ModelConfig, tokenizer, vocab_size: int, block_size: int):

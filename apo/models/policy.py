@@ -62,19 +62,31 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
         self.value_head = ValueHead(model.config.get_text_config().hidden_size) if value_head else None
+        self.adapter_is_new = True
+        """False where the model came with an adapter that is trained on: without it, it is not what it began as."""
 
     @property
     def device(self) -> torch.device:
         return self.model.device
 
     @property
+    def num_parameters(self) -> int:
+        """Of the model, an adapter included; 4-bit weights lie two in a byte."""
+        return sum(p.numel() * (2 if type(p).__name__ == "Params4bit" else 1) for p in self.model.parameters())
+
+    @property
+    def language_model(self) -> nn.Module:
+        """The causal model itself, out of PEFT's wrapper where there is one; its layers hold the adapter."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
     def body(self) -> nn.Module:
         """The transformer without its language-model head."""
-        return self.model.base_model
+        return self.language_model.base_model
 
     @property
     def head(self) -> nn.Module:
-        return self.model.get_output_embeddings()
+        return self.language_model.get_output_embeddings()
 
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """Head and what the architecture does after it, [N, V]."""
@@ -204,8 +216,8 @@ class Policy(nn.Module):
         ours = self.logits(self.body(input_ids=ids_BT, use_cache=False).last_hidden_state).float()
         self.model.train(training)
         if own.shape != ours.shape or not torch.allclose(own, ours, rtol=1e-3, atol=1e-3):
-            raise ModelError(f"{type(self.model).__name__} computes its logits in a way of its own after the head, "
-                             "which is not supported; choose another architecture")
+            raise ModelError(f"{type(self.language_model).__name__} computes its logits in a way of its own after the "
+                             "head, which is not supported; choose another architecture")
 
 
 def rows(x_BSD: torch.Tensor) -> torch.Tensor:

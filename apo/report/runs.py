@@ -76,7 +76,7 @@ def open_run(directory: Path, load_config) -> Run:
               status=read_json(directory / "status.json") or {})
     if "bare_model" in run.manifest:
         run.model, run.bare = run.manifest["bare_model"], True
-    elif not (directory / "final" / "config.json").is_file():
+    elif not is_model(directory / "final"):
         raise RunError(f"{directory} has no final model yet: its state is {state_in_words(run.status)}. "
                        "Run its train.py command again to finish it, or leave it out.")
     return run
@@ -103,14 +103,19 @@ def kind_of(name: str) -> str:
         return "published"
     if (path / "config.yaml").is_file():
         return "run"
-    if (path / "config.json").is_file():
+    if is_model(path):
         return "model"
     if path.is_dir():
         return "folder"
     if path.exists() or not HUB_NAME.fullmatch(name) or name.startswith((".", "/")):
         raise EvaluationError(f'"{name}" is neither a run directory (one with config.yaml), nor a model directory '
-                              "(one with config.json), nor the name of a model on the hub.")
+                              "(one with config.json or adapter_config.json), nor the name of a model on the hub.")
     return "hub"
+
+
+def is_model(path: Path) -> bool:
+    """A directory with weights of its own, or with an adapter that names its base."""
+    return any((path / name).is_file() for name in ("config.json", "adapter_config.json"))
 
 
 def is_published(name: str) -> bool:

@@ -12,21 +12,31 @@ from launching import PATIENCE_S, ROOT, Pause, fingerprints, kill_at, run, run_d
 
 METHODS = ("mle", "filtering", "conditional", "unlikelihood", "awr", "rwr", "dpo", "reward_model")
 AFTER_MLE = ("dpo", "reward_model")
+LORA = ("model.lora.r=4", "model.lora.dropout=0.1")
 OPTIONS = ["--scale", "smoke", "model.dropout=0.1", "training.warmup_steps=2",
            "training.per_device_train_batch_size=4"]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_killed_in_a_step_a_checkpoint_and_an_evaluation(tmp_path, method):
+@pytest.mark.parametrize("method, adapter", [*((method, ()) for method in METHODS),
+                                             *((method, LORA) for method in AFTER_MLE)],
+                         ids=[*METHODS, *(f"{method}-lora" for method in AFTER_MLE)])
+def test_killed_in_a_step_a_checkpoint_and_an_evaluation(tmp_path, method, adapter):
     """One run, killed three times (and once before final/), in one output root, against one left alone in another."""
     log, marker = tmp_path / "log", tmp_path / "marker"
 
+    def trained(root, method, *options):
+        arguments = ["--task", "pep8", "--method", method, *options, "--output-dir", str(tmp_path / root)]
+        assert run(arguments, log) == 0, log.read_text()
+        return run_directory(tmp_path / root, "pep8", method)
+    if adapter:         # the adapter that mle trains on this one is what the run begins with
+        base = trained("base", "mle", "--scale", "smoke") / "final"
+        adapter = [f"model.name={base}", "model.config={}", *adapter]
+
     def command(root):
-        return ["--task", "pep8", "--method", method, *OPTIONS, "--output-dir", str(tmp_path / root)]
+        return ["--task", "pep8", "--method", method, *OPTIONS, *adapter, "--output-dir", str(tmp_path / root)]
     if method in AFTER_MLE:     # what it starts from is trained first, so that the kills are those of the run itself
         for root in ("whole", "killed"):
-            start = ["--task", "pep8", "--method", "mle", "--scale", "smoke", "model.dropout=0.1"]
-            assert run([*start, "--output-dir", str(tmp_path / root)], log) == 0, log.read_text()
+            trained(root, "mle", "--scale", "smoke", "model.dropout=0.1", *adapter)
     assert run(command("whole"), log) == 0, log.read_text()
     pauses = (Pause("step", 4), Pause("checkpoint", 6), Pause("evaluation", 6), Pause("final", 6))
     for pause in pauses if method != "reward_model" else pauses[:2] + pauses[3:]:       # it writes no text to evaluate
