@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from apo.cache import Cache
 from apo.console import warn
+from apo.data.labelled import LabelledRows, labelled
 from apo.data.ranked import RankedRows, preferences, rankings
 from apo.data.tokenizer import tokenizer_fingerprint
 from apo.errors import DataError
@@ -17,6 +18,13 @@ from apo.reference_logps import reference_logps, weights_digest
 from apo.sampled import sampled_corpus
 from apo.schema import Config
 from apo.training_arguments import resolve_precision
+
+VIEWS = {
+    "preference": (RankedRows, lambda store, data: preferences(store, data.pairs_per_prompt)),
+    "ranking": (RankedRows, lambda store, data: rankings(store, data.ranking_length)),
+    "label": (LabelledRows, lambda store, data: labelled(store)),
+}
+"""By what a method `needs`: the rows, and what they are made of."""
 
 
 @dataclass
@@ -51,18 +59,17 @@ def compared(config: Config, objective: Objective, corpus, stores: tuple, policy
             key = {"corpus": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer), "weights": weights}
             for split, each in (("train", found.train), ("heldout", found.heldout)):
                 if each is not None:
-                    each.ref_logps_D = reference_logps(policy, each, {**key, "split": split}, cache, found.precision,
-                                                       config.training.per_device_train_batch_size)
+                    each.keep_reference(reference_logps(policy, each, {**key, "split": split}, cache, found.precision,
+                                                        config.training.per_device_train_batch_size))
     return found
 
 
 def rows(config: Config, objective: Objective, store, end_id: int) -> RankedRows:
     """The store's completions as the objective's view has them."""
-    items = (preferences(store, config.data.pairs_per_prompt) if objective.needs.view == "preference"
-             else rankings(store, config.data.ranking_length))
-    return RankedRows(store, items, max_length=config.data.block_size, end_id=end_id,
-                      effective_batch_size=config.training.effective_batch_size, seed=config.seed,
-                      bucket_steps=config.data.bucket_steps)
+    made, found = VIEWS[objective.needs.view]
+    return made(store, found(store, config.data), max_length=config.data.block_size, end_id=end_id,
+                effective_batch_size=config.training.effective_batch_size, seed=config.seed,
+                bucket_steps=config.data.bucket_steps)
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def weights_digest(policy: "Policy") -> str:
 
 def reference_logps(policy: "Policy", rows: "RankedRows", key: dict, cache: Cache, precision: str,
                     batch_size: int) -> np.ndarray:
-    """float64 [D]: summed log p of each completion of the store, NaN for those that occur in no item.
+    """float64: summed log p of each completion of `rows.documents()`, NaN where there is none.
 
     Args:
         key: what decides store and rows, and the policy's weights (corpus, split, tokenizer, weights).
@@ -64,15 +64,16 @@ def reference_logps(policy: "Policy", rows: "RankedRows", key: dict, cache: Cach
 def _computed(policy: "Policy", rows: "RankedRows", precision: str, batch_size: int) -> np.ndarray:
     documents_QN = rows.documents()
     longest = np.argsort(rows.completion_lengths_D[documents_QN].sum(1) + rows.prompt_lengths_D[documents_QN[:, 0]])
-    logps_D = np.full(rows.store.num_documents, np.nan)
+    place = {int(first): row for row, first in enumerate(documents_QN[:, 0])}
+    logps_QN = np.full(documents_QN.shape, np.nan)
     autocast = torch.autocast(policy.device.type, torch.bfloat16, enabled=precision == "bf16")
     with evaluating(policy), autocast, progress("reference log-probabilities", len(documents_QN)) as bar:
         for start in range(0, len(documents_QN), batch_size):
             batch, documents_RN = rows.batch(documents_QN[longest[start:start + batch_size]])
             logps_RN = policy.completion_stats(batch.to(policy.device)).logps_RN.cpu().double().numpy()
-            present_RN = batch.present_RN.numpy()
-            logps_D[documents_RN[present_RN]] = logps_RN[present_RN]
+            logps_QN[[place[int(first)] for first in documents_RN[:, 0]]] = logps_RN
             bar.advance(len(batch))
-    if not np.isfinite(logps_D[documents_QN[documents_QN >= 0]]).all():
+    present_QN = documents_QN >= 0
+    if not np.isfinite(logps_QN[present_QN]).all():
         raise ModelError("the reference gives a completion a log-probability that is no number")
-    return logps_D
+    return np.where(present_QN, logps_QN, np.nan)

@@ -37,7 +37,7 @@ from apo.metrics import running
 from apo.models.adapters import is_adapted
 from apo.models.policy import Policy
 from apo.models.save import restore_policy, save_policy
-from apo.objectives.base import Objective
+from apo.objectives.base import Objective, tell_of_step
 from apo.rundir import RunDirectory, write_json
 from apo.schema import TrainingConfig
 from apo.seeds import stream_seed
@@ -214,6 +214,10 @@ class ScoredTextTrainer(Trainer):
         items = self._items(objective.count_items(batch))
         step_metrics, losses = running.Running(), []
         parts = batch.split(self.progressed.micro_batch_size)
+        if len(parts) > 1 or processes > 1:
+            parts = [part.to(self.args.device, non_blocking=True) for part in parts]
+            with self.compute_loss_context_manager():
+                tell_of_step(objective, self.policy, parts, self._over_processes)
         for number, part in enumerate(parts):
             self.signals.check()
             last = number == len(parts) - 1
@@ -230,11 +234,12 @@ class ScoredTextTrainer(Trainer):
 
     def _items(self, own: int) -> int:
         """Items of the step over all processes; at least 1, so that a step without any is a zero, not a NaN."""
+        return max(int(self._over_processes(torch.tensor(own, device=self.args.device))), 1)
+
+    def _over_processes(self, sums: torch.Tensor) -> torch.Tensor:
         if self.args.world_size > 1:
-            counted = torch.tensor(own, device=self.args.device)
-            torch.distributed.all_reduce(counted)
-            own = int(counted)
-        return max(own, 1)
+            torch.distributed.all_reduce(sums)
+        return sums
 
     def _halve(self, error: Exception) -> None:
         size = self.progressed.micro_batch_size

@@ -74,7 +74,7 @@ def ours(pairs, precision: str) -> tuple[float, float]:
                       bucket_steps=config.data.bucket_steps)
     policy, objective = Policy(make_model()), objectives.get("dpo")(beta=BETA)
     with tempfile.TemporaryDirectory() as folder:
-        rows.ref_logps_D = reference_logps(policy, rows, {}, Cache(folder), precision, BATCH)
+        rows.keep_reference(reference_logps(policy, rows, {}, Cache(folder), precision, BATCH))
         run = RunDirectory(Path(folder) / "run")
         trainer = ScoredTextTrainer(policy, objective, rows, config.training, run=run, seed=1, max_steps=steps,
                                     tokens_per_step=1)

@@ -13,6 +13,7 @@ from apo.lazy import Lazy, torch
 from apo.metrics import running
 from apo.schema import EvaluationConfig
 
+base = Lazy("apo.objectives.base")
 generate = Lazy("apo.rollouts.generate")
 
 MOST = 512
@@ -43,8 +44,10 @@ class HeldoutItems(Callback):
         bar = progress("held-out items", len(self.chosen_R))
         with generate.evaluating(policy), torch.no_grad(), autocast, bar as shown:
             bar = Checked(shown, check)
-            for start in range(0, len(self.chosen_R), self.batch_size):
-                batch = self.rows.rows(self.chosen_R[start:start + self.batch_size]).to(policy.device)
+            batches = [self.rows.rows(self.chosen_R[start:start + self.batch_size]).to(policy.device)
+                       for start in range(0, len(self.chosen_R), self.batch_size)]
+            base.tell_of_step(self.objective, policy, batches)
+            for batch in batches:
                 loss = self.objective.compute_loss(policy, batch)
                 total, items = total + float(loss.total), items + self.objective.count_items(batch)
                 metrics.add(loss.metrics)

@@ -29,6 +29,8 @@ class CompletionBatch:
     """bool."""
     ref_logps_RN: Tensor
     """float32: summed log p of each completion under the reference; NaN where none was asked for."""
+    over_step = None
+    """What the objective asked for over all rows of the step (`Objective.over_step`)."""
 
     def __len__(self) -> int:
         return self.input_ids_RT.shape[0]

@@ -169,6 +169,12 @@ class RankedRows(BatchSource):
             rows += [chosen[start:start + BRANCHES] for start in range(0, len(chosen), BRANCHES)]
         return np.array([row + [ABSENT] * (BRANCHES - len(row)) for row in rows])
 
+    def keep_reference(self, logps_QN: np.ndarray) -> None:
+        """What a reference says of `documents()`: from now on it stands in the batches."""
+        documents_QN = self.documents()
+        self.ref_logps_D = np.full(self.store.num_documents, np.nan)
+        self.ref_logps_D[documents_QN[documents_QN != ABSENT]] = logps_QN[documents_QN != ABSENT]
+
     # ---- the cursor --------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Needs:
     """What a method trains on and needs beside the policy."""
 
     view: str = "scored_text"
-    """The shape of record its batches are made from."""
+    """The shape of record its batches are made from: scored_text, or one of `apo.compared.VIEWS`."""
     value_head: bool = False
     reference: bool = False
 
@@ -55,6 +55,22 @@ class Objective:
         """Items of a batch, over which the loss is averaged: by default the tokens that are predicted and count."""
         return int(batch.loss_mask_BT[:, 1:].sum())
 
+    def over_step(self, policy, batch) -> "torch.Tensor | None":  # noqa: F821
+        """Sums over a micro-batch of what the loss of every row needs of all rows of its step (a baseline, say).  Those
+        of the whole step are `batch.over_step` in `compute_loss`, or None where the batch is the whole step."""
+        return None
+
     def compute_loss(self, policy, batch) -> Loss:
         """`policy.token_stats(batch, want)` gives everything; see `apo.models.policy`."""
         raise NotImplementedError(type(self).__name__)
+
+
+def tell_of_step(objective: Objective, policy, parts: list, total=lambda sums: sums) -> None:
+    """Puts what the objective wants to know of all parts of a step into each.  `total`: over processes."""
+    if type(objective).over_step is Objective.over_step:
+        return
+    import torch
+    with torch.no_grad():
+        sums = total(torch.stack([objective.over_step(policy, part) for part in parts]).sum(0))
+    for part in parts:
+        part.over_step = sums

@@ -6,6 +6,7 @@ import pytest
 from apo.cache import Cache
 from apo.data.corpus import prepare_corpus
 from apo.data.heldout import HeldoutText
+from apo.data.labelled import LabelledRows, labelled
 from apo.data.ranked import ABSENT, RankedRows, groups, preferences, rankings
 from apo.data.sampling import PackedRows
 from apo.data.sources.base import CompletionSource, Ranked, sources
@@ -236,3 +237,48 @@ def test_completions_of_one_prompt_stay_on_one_side(tmp_path, completion_source)
     assert corpus.prompts == {"heldout": list(dict.fromkeys(sides["heldout"]))}
     scores = [document.scores[1] for document in corpus.documents("train")]
     assert scores[:2] == [0.0, 1.0]             # only the order is known: the place is the score
+
+
+# ---- labels ----------------------------------------------------------------------------------------------------------
+
+
+def test_labels_are_halves_by_rank_or_sides_of_the_mean(made):
+    """Rewards are 3, 1, -1 | 2, 2 | 5 | 1, 0 with a mean of 13/8; the middle one of the first three is left out."""
+    _, store, _ = made
+    items, desirable_P = labelled(store)
+    assert items.documents_PN[:, 0].tolist() == [0, 2, 3, 4, 5, 6, 7] and items.ties == 1
+    assert desirable_P.tolist() == [True, False, True, True, True, True, False]
+    groups_PN = store.document_groups_D[items.documents_PN]
+    assert (groups_PN[:, 0] != groups_PN[:, 1]).all() and len(set(items.documents_PN[:, 1])) == 7
+
+
+def test_rows_of_labels(made):
+    _, store, tokenizer = made
+    rows = LabelledRows(store, labelled(store), max_length=14, end_id=tokenizer.eos_token_id, effective_batch_size=7,
+                        seed=1)
+    rows.keep_reference(-np.arange(14.0).reshape(7, 2))
+    batch, documents_RN = rows.batch(rows.items.documents_PN)
+    own = [0, 2, 3, 4, 5, 6, 7]
+    for row, document in enumerate(documents_RN[:, 0]):
+        place = own.index(document)
+        assert batch.rewards_RN[row].tolist() == [place not in (1, 6), 0]
+        assert batch.ref_logps_RN[row].tolist() == [-2 * place, -2 * place - 1]
+        ids, branch = batch.input_ids_RT[row], batch.branch_RT[row]
+        prompt, completion = text_of(store, tokenizer, document), tokenizer.decode(ids[branch == 1])
+        assert prompt.endswith(completion) and len(ids[branch != 1]) >= 1
+        prompt_and_beside = int(((branch == 0) | (branch == 2)).sum())
+        assert prompt_and_beside <= 14
+        beside = tokenizer.decode(ids[branch == 2])
+        assert beside and text_of(store, tokenizer, documents_RN[row, 1]).find(beside) > 0
+    assert rows.describe()["desirable"] == 5 and rows.describe()["completions"] == 7
+
+
+@pytest.mark.parametrize("given, said", [
+    ([("A", [" x"], [1.0]), ("B", [" y"], [1.0])], "no labels to train on"),
+    ([("A", [" x", " y"], [1.0, 0.0])], "each needs one of another prompt")])
+def test_data_without_labels(tmp_path, completion_source, given, said):
+    completion_source(*(Ranked(f"row {i}", *each) for i, each in enumerate(given)))
+    cache = Cache(tmp_path)
+    corpus = prepare_corpus(DataConfig(source="given", eval_fraction=0.0), None, cache)
+    with pytest.raises(DataError, match=said):
+        labelled(corpus.tokenise(train_tokenizer(["A B x y"], 300), cache)[0])

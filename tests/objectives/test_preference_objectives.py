@@ -11,7 +11,7 @@ from apo.data.completions import laid_out
 from apo.errors import ConfigError
 from apo.metrics.running import Running
 from apo.models.policy import CompletionStats, Policy
-from apo.objectives.base import objectives
+from apo.objectives.base import objectives, tell_of_step
 
 PAIRS = ["dpo", "simpo", "orpo", "reward_model"]
 
@@ -78,6 +78,23 @@ def test_simpo_by_hand(batch):
     torch.testing.assert_close(loss.total, expected)
 
 
+def test_kto_by_hand(batch):
+    """Log-ratios of the rows' own completions: 1, desirable, and -1, undesirable; of the mismatched ones: -2 and 1."""
+    batch.rewards_RN = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    kto = objectives.get("kto")(beta=0.5, desirable_weight=1.5, undesirable_weight=0.5)
+    loss = kto.compute_loss(POLICY, batch)
+    assert kto.over_step(POLICY, batch).tolist() == [-1.0, 2.0]         # its mean is below 0: the baseline is 0
+    below = 1 / (1 + math.exp(0.5))
+    assert loss.total.item() == pytest.approx((1.5 + 0.5) * below)
+    assert numbers(loss.metrics) == pytest.approx({
+        "kl": 0.0, "rewards/chosen": 0.5, "rewards/rejected": -0.5, "logps/chosen": -5.0, "logps/rejected": -3.0,
+        "completions/mean_length": 2.0})
+    batch.over_step = torch.tensor([3.0, 2.0])                          # the whole step has a mean of 1.5
+    loss = kto.compute_loss(POLICY, batch)
+    expected = 1.5 / (1 + math.exp(0.5 * (1 - 1.5))) + 0.5 / (1 + math.exp(0.5 * (1.5 + 1)))
+    assert loss.total.item() == pytest.approx(expected)
+
+
 def test_orpo_by_hand(batch):
     def log_odds(mean):
         return mean - math.log(1 - math.exp(mean))
@@ -108,7 +125,7 @@ def test_pro_of_two_is_a_softplus_and_a_likelihood(batch):
     torch.testing.assert_close(mean.total, ranking + 0.05 * (5 / 3 + 3))
 
 
-@pytest.mark.parametrize("name", [*PAIRS, "pro"])
+@pytest.mark.parametrize("name", [*PAIRS, "pro", "kto"])
 def test_the_factoring_of_a_step_changes_nothing(name, batch, tiny_llama):
     policy = Policy(tiny_llama(), value_head=True).eval()
     torch.nn.init.normal_(policy.value_head.linear.weight)
@@ -116,6 +133,8 @@ def test_the_factoring_of_a_step_changes_nothing(name, batch, tiny_llama):
 
     def gradient(parts):
         policy.zero_grad()
+        if len(parts) > 1:
+            tell_of_step(objective, policy, parts)
         losses = [objective.compute_loss(policy, part).total for part in parts]
         sum(losses).backward()
         return sum(losses).detach(), torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
