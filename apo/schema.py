@@ -77,6 +77,10 @@ class DataConfig:
     bucket_steps: int = 16
     """Rows of prompts with completions are sorted by length within windows of so many steps, which are then mixed; 1
     leaves them as drawn."""
+    loss_on: Literal["completion", "all"] = "completion"
+    """What methods on scored text learn of prompts with completions: the completions, or prompts as well, which have no
+    score for that and count as plain likelihood.  A method that compares completions hands it on to the run it starts
+    from."""
     pairs_per_prompt: int | None = 10
     """Preferences made from the completions of one prompt, at most.  null: all."""
     sampled: SampledConfig = field(default_factory=SampledConfig)
