@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from apo.cache import Cache
 from apo.console import warn
+from apo.data.chat import chat_key
 from apo.data.labelled import LabelledRows, labelled
 from apo.data.ranked import RankedRows, preferences, rankings
 from apo.data.tokenizer import tokenizer_fingerprint
@@ -56,7 +57,8 @@ def compared(config: Config, objective: Objective, corpus, stores: tuple, policy
         except DataError as error:
             warn(f"nothing is measured on held-out items: {str(error).replace('training data', 'held-out data')}")
         if objective.needs.reference:
-            key = {"corpus": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer), "weights": weights}
+            key = {"corpus": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer), "weights": weights,
+                   **chat_key(config.data, tokenizer)}
             for split, each in (("train", found.train), ("heldout", found.heldout)):
                 if each is not None:
                     each.keep_reference(reference_logps(policy, each, {**key, "split": split}, cache, found.precision,

@@ -82,12 +82,13 @@ def _steps(config: Config, packed: bool) -> int | None:
 def _data_size(config: Config) -> dict[str, str]:
     from apo.data.sources.base import sources
     try:
-        size = sources.get(config.data.source)(config.data).size()
+        source = sources.get(config.data.source)(config.data)
+        size = source.size()
     except ConfigError:
         raise
     except UserError as error:
         raise ConfigError(str(error)) from error
-    unknown = "unknown without the network" if config.data.source == "hub" else "unknown before it is read"
+    unknown = "unknown before it is read" if source.local else "unknown without the network"
     limit = config.data.max_documents
     documents = size.documents if limit is None or size.documents is None else min(limit, size.documents)
     return {"documents": f"{documents:,}" if documents is not None else unknown,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from apo.data.chat import Chat, reply_to
 from apo.data.records import Sample
 from apo.data.sources.base import BadRow, lines, sources
 from apo.data.sources.file import content_hash, rows_of
@@ -130,9 +131,10 @@ def run_scenario(name: str, scenario: ScenarioConfig, *, policy: "Policy", token
 
 def as_trained(scenario: ScenarioConfig, config: Config) -> ScenarioConfig:
     """The scenario with its control token where training put it: before every line if lines were the segments, behind
-    the prompt if completions were trained on."""
+    the prompt if completions were trained on; and its prompts in the form they were trained on."""
     every_line, after_prompt = scenario.prefix_every_line, scenario.prefix_after_prompt
-    return replace(scenario,
+    as_data = config.data.chat_template if scenario.prompts else "plain"
+    return replace(scenario, chat_template=scenario.chat_template or as_data,
                    prefix_every_line=config.data.segment_by == "line" if every_line is None else every_line,
                    prefix_after_prompt=of_completions(config) if after_prompt is None else after_prompt)
 
@@ -198,6 +200,8 @@ class Template:
     after_prompt: bool
     hidden_ids: frozenset[int]
     """Special and control tokens: never part of a text."""
+    chat: Chat | None = None
+    """Writes prompts and answers; None: they are written as they are."""
 
     @classmethod
     def of(cls, scenario: ScenarioConfig, evaluation: EvaluationConfig, tokenizer) -> "Template":
@@ -205,12 +209,15 @@ class Template:
         prefix_ids = [single_id(tokenizer, prefix, "evaluation.prefix")] if prefix else []
         special = [token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special]
         return cls(tokenizer, prefix_ids, bool(scenario.prefix_every_line), bool(scenario.prefix_after_prompt),
-                   frozenset([*tokenizer.all_special_ids, *special, *prefix_ids]))
+                   frozenset([*tokenizer.all_special_ids, *special, *prefix_ids]),
+                   Chat(tokenizer) if scenario.chat_template == "tokenizer" else None)
 
     def ids(self, prompt: str) -> list[int]:
         """End of text; then the prefix and the prompt, or, with the prefix on every line, prefix and line by turns.
         There a prompt that ends its last line is followed by the prefix of the line to be written.  Behind a prompt
         that is answered, the prefix of the answer."""
+        if self.chat is not None and prompt:
+            return [self.tokenizer.eos_token_id] + self.chat.ids([self.chat.prompt(prompt)])[0] + self.prefix_ids
         if self.after_prompt:
             return [self.tokenizer.eos_token_id] + self._plain(prompt) + self.prefix_ids
         segments = [prompt]
@@ -227,8 +234,11 @@ class Template:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
     def text(self, prompt: str, continuation: Continuation) -> str:
-        """What was written.  Decoded behind the prompt, since some tokenizers drop the space a text begins with."""
+        """What was written.  Decoded behind the prompt, since some tokenizers drop the space a text begins with; an
+        answer to a chat as it stands in a transcript."""
         written = [token for token in continuation.ids if token not in self.hidden_ids]
+        if self.chat is not None and prompt:
+            return reply_to(prompt, self._decode(written))
         before = self._decode(self._plain(prompt))
         whole = self._decode(self._plain(prompt) + written)
         return whole[len(before):] if whole.startswith(before) else self._decode(written)

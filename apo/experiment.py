@@ -171,6 +171,7 @@ def build(config: Config, scorers: dict[str, Scorer], model: ModelConfig) -> Par
         model: what the policy starts from: the config's own, or what an earlier run left.
     """
     from apo.cache import Cache
+    from apo.data.chat import chat_key
     from apo.data.prepare import prepare
     from apo.data.thresholds import make_view
     from apo.data.tokenizer import add_control_tokens, set_end_of_text, tokenizer_fingerprint
@@ -181,7 +182,8 @@ def build(config: Config, scorers: dict[str, Scorer], model: ModelConfig) -> Par
     corpus = prepare(config.data, scorer, cache)
     tokenizer = make_tokenizer(model, corpus, cache)
     set_end_of_text(tokenizer, config.data.concat_token)
-    fingerprints = {"data": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer)}
+    fingerprints = {"data": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer),
+                    **chat_key(config.data, tokenizer)}
     known, vocabulary = tokenizer.get_vocab(), len(tokenizer)
     train_store, heldout_store = corpus.tokenise(tokenizer, cache)
     control_ids = add_control_tokens(tokenizer, control_tokens(config))

@@ -151,6 +151,10 @@ def _view(config: Config) -> Iterator[tuple[str, str]]:
         record = sources.get(config.data.source).record
     except (UserError, TypeError, ValueError):
         return                  # said where it is wrong
+    if config.data.loss_on == "all":
+        yield from _loss_on(config, view, record)
+    if config.data.chat_template == "tokenizer":
+        yield from _chat(config, record)
     if view == "scored_text" or record != "scored_text":
         return
     if not config.scorer:
@@ -160,6 +164,28 @@ def _view(config: Config) -> Iterator[tuple[str, str]]:
                          f"{others}")
     if config.data.streaming:
         yield "data.streaming", f"{config.method} compares completions, which are not streamed: set it to false"
+
+
+def _loss_on(config: Config, view: str, record: str) -> Iterator[tuple[str, str]]:
+    """Where `data.loss_on=all` would say nothing."""
+    if record == "scored_text":
+        yield "data.loss_on", (f"{config.data.source} yields texts without prompts, which are in the loss as a whole: "
+                               "leave it out")
+    elif view != "scored_text" and config.init_from.method is None:
+        yield "data.loss_on", (f"{config.method} compares completions, and their prompts are in no loss of its own or "
+                               "of a run it starts from: leave it out, or set init_from.method=mle")
+
+
+def _chat(config: Config, record: str) -> Iterator[tuple[str, str]]:
+    """Where there is no chat to be written, no template, or a reader that knows none."""
+    from apo.identity import option_class
+    if record == "scored_text":
+        yield "data.chat_template", f"{config.data.source} yields texts without prompts: leave it out"
+    elif not option_class("objective", config.objective["name"]).writes_text:
+        yield "data.chat_template", f"what {config.method} trains is asked about plain transcripts: leave it out"
+    elif config.model.tokenizer is None and config.model.name is None:
+        yield "data.chat_template", ("a tokenizer that is trained on the corpus has no chat template: name one that "
+                                     "has (model.tokenizer, or model.name)")
 
 
 def _source(data: DataConfig) -> Iterator[tuple[str, str]]:

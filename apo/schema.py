@@ -77,6 +77,13 @@ class DataConfig:
     bucket_steps: int = 16
     """Rows of prompts with completions are sorted by length within windows of so many steps, which are then mixed; 1
     leaves them as drawn."""
+    loss_on: Literal["completion", "all"] = "completion"
+    """What methods on scored text learn of prompts with completions: the completions, or prompts as well, which have no
+    score for that and count as plain likelihood.  A method that compares completions hands it on to the run it starts
+    from."""
+    chat_template: Literal["plain", "tokenizer"] = "plain"
+    """How prompts and completions become tokens: as they are (`Human:` and `Assistant:`), or in the chat template that
+    the tokenizer brings.  Scorers and metrics read them as they are."""
     pairs_per_prompt: int | None = 10
     """Preferences made from the completions of one prompt, at most.  null: all."""
     sampled: SampledConfig = field(default_factory=SampledConfig)
@@ -210,6 +217,8 @@ class ScenarioConfig:
     """Put the prefix before every line of the prompt, as in training on lines.  null: as the data was segmented."""
     prefix_after_prompt: bool | None = None
     """Put the prefix between prompt and continuation, as in training on completions.  null: as the data are."""
+    chat_template: Literal["plain", "tokenizer"] | None = None
+    """How prompts become tokens.  null: as `data.chat_template` says, for a scenario that has prompts."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     hit_threshold: float = 0.0
     """A sample with a score above it is a hit."""

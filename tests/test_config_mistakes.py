@@ -94,6 +94,26 @@ def test_mistakes_are_told(given, said):
     assert any(said in problem for problem in problems(*PEP8, *given.split(" ")))
 
 
+@pytest.mark.parametrize("given, said", [
+    ("task=pep8 method=mle", "stdlib yields texts without prompts, which are in the loss as a whole: leave it out"),
+    ("task=toxicity method=dpo", "synthetic_toxicity yields texts without prompts"),
+    ("task=hh method=dpo init_from.method=null",
+     "dpo compares completions, and their prompts are in no loss of its own or of a run it starts from: leave it out, "
+     "or set init_from.method=mle")])
+def test_prompts_are_in_the_loss_only_where_there_are_some_and_a_loss_for_them(given, said):
+    [problem] = problems(*given.split(" "), "data.loss_on=all")
+    assert problem.startswith(f"data.loss_on: {said}")
+
+
+@pytest.mark.parametrize("given, said", [
+    ("task=pep8 method=mle model=hub model.name=x", "stdlib yields texts without prompts: leave it out"),
+    ("task=hh method=mle", "a tokenizer that is trained on the corpus has no chat template: name one that has "),
+    ("task=hh method=reward_model model=hub model.name=x", "what reward_model trains is asked about plain transcript")])
+def test_a_chat_template_where_it_has_nothing_to_write(given, said):
+    [problem] = problems(*given.split(" "), "data.chat_template=tokenizer")
+    assert problem.startswith(f"data.chat_template: {said}")
+
+
 def test_all_mistakes_at_once():
     found = problems("task=pep8", "method=awr", "+training.learnig_rate=1", "objective.bta=2", "data.block_size=x",
                      "--frce", "scorer.select=3.5", "evaluation.best=nothing")

@@ -18,7 +18,8 @@ EXPERIMENTS = {f"phf_{task}_{method}{ending}": (task, method, steps)
 
 
 def test_there_is_an_experiment_for_every_setting():
-    assert set(cli.found("experiment")) == set(EXPERIMENTS) and len(EXPERIMENTS) == 30
+    found = {name for name in cli.found("experiment") if name.startswith("phf_")}
+    assert found == set(EXPERIMENTS) and len(EXPERIMENTS) == 30
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -66,6 +66,8 @@ def test_another_seed_starts_from_a_run_of_its_own_unless_told(places):
     assert start("seed=2") != start()
     assert start("seed=2", "init_from.seed=1") == start()
     assert start("init_from.overrides=['training.max_steps=4']") != start()
+    assert start("data.loss_on=all") != start()
+    assert stages.start_config(load_config([*places, "method=dpo", "data.loss_on=all"])).data.loss_on == "all"
     assert start("training.max_steps=4") == start()
 
 

@@ -16,12 +16,14 @@ class Batch:
     input_ids_BT: Tensor
     """int64."""
     scores_BT: Tensor
-    """float32: score of the segment a token belongs to.  The control token and the end-of-text token in front of a
-    segment carry that segment's score."""
+    """float32: score of the segment a token belongs to, 0 where that has none.  The control token and the end-of-text
+    token in front of a segment carry that segment's score."""
     loss_mask_BT: Tensor
     """bool: does predicting token t count?  Column 0 has no prediction, whatever is written there."""
     attention_mask_BT: Tensor | None = None
     """bool, or null where every position may be attended (packed rows, and padding on the right)."""
+    scored_BT: Tensor | None = None
+    """bool: has the token a score?  Null where all that count have one."""
 
     def __len__(self) -> int:
         return self.input_ids_BT.shape[0]
@@ -52,3 +54,8 @@ class Batch:
         yield self.scores_BT
         yield self.loss_mask_BT
         yield self.attention_mask_BT
+        yield self.scored_BT
+
+    def judged(self, mask_BT: Tensor) -> Tensor:
+        """bool: of the tokens in a mask those that have a score; the rest are prompts, of which nothing is known."""
+        return mask_BT if self.scored_BT is None else mask_BT & self.scored_BT

@@ -17,6 +17,7 @@ import numpy as np
 
 from apo.cache import Cache, digest
 from apo.console import progress, warn
+from apo.data.chat import chat_of
 from apo.data.records import ScoredText, Standing
 from apo.data.scoring import SegmentScorer, annotate
 from apo.data.sources.base import Document, Source, segmentation, sources
@@ -72,8 +73,9 @@ class Corpus:
 
     def tokenise(self, tokenizer: "PreTrainedTokenizerBase", cache: Cache) -> tuple[TokenStore, TokenStore]:
         """Training and held-out documents, from the cache or tokenised now."""
+        chat = chat_of(self.source.data, tokenizer)
         return tuple(cached_store(cache, {"corpus": self.fingerprint, "split": split}, partial(self.documents, split),
-                                  int(chosen_D.sum()), tokenizer)
+                                  int(chosen_D.sum()), tokenizer, chat)
                      for split, chosen_D in (("train", self.train_D), ("heldout", self.heldout_D)))
 
     @cached_property

@@ -17,6 +17,8 @@ from typing import Iterable, Literal
 
 Role = Literal["user", "assistant"]
 HEADS: dict[Role, str] = {"user": "\n\nHuman:", "assistant": "\n\nAssistant:"}
+SYSTEM = "\n\nSystem:"
+"""Where a message about the whole dialogue stands in front of it; in the other formats it is no turn."""
 TAGS: dict[Role, str] = {"user": "<|prompter|>", "assistant": "<|assistant|>"}
 _HEAD = re.compile("|".join(map(re.escape, HEADS.values())))
 _ROLE_OF = {head: role for role, head in HEADS.items()}

@@ -78,11 +78,16 @@ class BatchSource(ABC):
         """Sizes and shares, for the log and the manifest."""
 
 
-def fixed_rows(ids_RB: np.ndarray, scores_RB: np.ndarray) -> Batch:
-    """A batch in which every token counts that has a score (NaN: none).  Made in numpy: torch would wake all its
-    threads for the mask."""
+def fixed_rows(ids_RB: np.ndarray, scores_RB: np.ndarray, begins_RB: np.ndarray | None = None) -> Batch:
+    """A batch in which every token counts that has a score (NaN: none); where it is told which tokens stand before a
+    document, all others count too.  Those never do without a score: what comes after the end of a completion is
+    nothing to learn.  Made in numpy: torch would wake all its threads for the mask."""
     known_RB = ~np.isnan(scores_RB)
-    return Batch(*map(torch.from_numpy, (ids_RB, np.where(known_RB, scores_RB, np.float32(0)), known_RB)))
+    filled_RB = np.where(known_RB, scores_RB, np.float32(0))
+    if begins_RB is None:
+        return Batch(*map(torch.from_numpy, (ids_RB, filled_RB, known_RB)))
+    ids_RB, filled_RB, counts_RB, known_RB = map(torch.from_numpy, (ids_RB, filled_RB, known_RB | ~begins_RB, known_RB))
+    return Batch(ids_RB, filled_RB, counts_RB, scored_BT=known_RB)
 
 
 def rows_per_process(effective_batch_size: int, world_size: int) -> int:
@@ -179,7 +184,10 @@ class PackedRows(BatchSource):
 
     def rows(self, served_R: np.ndarray) -> Batch:
         """Rows by their place in the order of serving; any number of them, from any epoch."""
-        return fixed_rows(*self._look_up(served_R, Epoch.read, (np.int64, np.float32)))
+        ids_RB, scores_RB = self._look_up(served_R, Epoch.read, (np.int64, np.float32))
+        if not self.view.loss_on_prompts:
+            return fixed_rows(ids_RB, scores_RB)
+        return fixed_rows(ids_RB, scores_RB, self._look_up(served_R, Epoch.segments, (np.int64, bool))[1])
 
     def peek(self, count: int) -> Peek:
         served_R = self._next()[:count]

@@ -22,6 +22,8 @@ from apo.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from apo.data.chat import Chat
+
 FORMAT = 3
 """Of the cached files; counted up when it changes."""
 INDEX = "store.json"
@@ -94,31 +96,39 @@ class TokenStore:
 
 
 def cached_store(cache: Cache, key: dict, documents: Callable[[], Iterable[ScoredText]], total: int | None,
-                 tokenizer: "PreTrainedTokenizerBase") -> TokenStore:
+                 tokenizer: "PreTrainedTokenizerBase", chat: "Chat | None" = None) -> TokenStore:
     """The store of `documents()`, from the cache or tokenised now.  `key`: what decides the documents."""
 
     def build(folder: Path) -> None:
         with progress("tokenising documents", total) as bar:
-            write_store(folder, documents(), tokenizer, bar.advance)
+            write_store(folder, documents(), tokenizer, bar.advance, chat)
 
     key = {**key, "format": FORMAT, "tokenizer": tokenizer_fingerprint(tokenizer), "end": tokenizer.eos_token_id}
+    if chat is not None:
+        key["chat_template"] = chat.fingerprint()
     return TokenStore.open(cache.get("tokens", key, build))
 
 
 def write_store(folder: Path, documents: Iterable[ScoredText], tokenizer: "PreTrainedTokenizerBase",
-                advance: Callable[[int], None] = lambda documents: None) -> None:
+                advance: Callable[[int], None] = lambda documents: None, chat: "Chat | None" = None) -> None:
     """Tokenise into `folder`, a batch of documents at a time.  Documents without a token are left out.  A completion
-    that is not cut off has the end-of-text token for its last, with its own score: where to stop is part of it."""
+    that is not cut off has the end-of-text token for its last, with its own score: where to stop is part of it.
+    `chat`: writes prompts and completions in another form than their plain one."""
     writer = _Writer(folder, token_type(len(tokenizer)))
     documents = iter(documents)
     while batch := list(islice(documents, DOCUMENTS_AT_ONCE)):
-        segments = [text for document in batch for text in document.texts]
-        ids = iter(token_ids(tokenizer, segments))
+        if chat is None:
+            texts = [text for document in batch for text in document.texts]
+            ids = iter(token_ids(tokenizer, texts))
+        else:
+            pieces = [each for document in batch for each in chat.document(document.texts)]
+            texts, ids = map("".join, pieces), iter(chat.ids(pieces))
+        lengths = (len(text.encode()) for text in texts)
         for document in batch:
             segments = list(islice(ids, len(document.texts)))
             if document.standing is not None and document.standing.ended:
                 segments[-1].append(tokenizer.eos_token_id)
-            writer.add(document, segments)
+            writer.add(document, segments, list(islice(lengths, len(segments))))
         writer.flush()
         advance(len(batch))
     writer.close()
@@ -150,15 +160,16 @@ class _Writer:
         self.pending["segment_starts_S1"].append(0)
         self.pending["document_segments_D1"].append(0)
 
-    def add(self, document: ScoredText, ids: list[list[int]]) -> None:
+    def add(self, document: ScoredText, ids: list[list[int]], lengths: list[int]) -> None:
+        """`lengths`: bytes of the text of each segment."""
         if not any(ids):
             return
-        for text, score, segment in zip(document.texts, document.scores, ids):
+        for length, score, segment in zip(lengths, document.scores, ids):
             self.num_tokens += len(segment)
             self.pending["tokens_N"].extend(segment)
             self.pending["segment_starts_S1"].append(self.num_tokens)
             self.pending["segment_scores_S"].append(score)
-            self.pending["segment_bytes_S"].append(len(text.encode()))
+            self.pending["segment_bytes_S"].append(length)
         self.num_segments += len(ids)
         self.pending["document_segments_D1"].append(self.num_segments)
         standing = document.standing

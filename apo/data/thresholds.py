@@ -32,6 +32,8 @@ class View:
     filter_threshold: float | None = None
     """Documents with a mean score above it are left out."""
     control: ControlTokens | None = None
+    loss_on_prompts: bool = False
+    """Segments without a score are in the loss too."""
 
 
 def resolve(threshold: Threshold, scores: np.ndarray | None, option: str) -> float | None:
@@ -72,12 +74,13 @@ def make_view(data: DataConfig, store: TokenStore | None, eos_id: int,
     scores_S = None if store is None else store.known_scores_S
     threshold = resolve(conditional.threshold, scores_S, option)
     if threshold is None:
-        return View(eos_id, filter_threshold)
+        return View(eos_id, filter_threshold, loss_on_prompts=data.loss_on == "all")
     _check_leaves_some(scores_S, threshold, option, "training segment is aligned: their")
     if not 0 <= conditional.drop_token_fraction <= 1:
         raise ConfigError("data.conditional_training_config.drop_token_fraction="
                           f"{conditional.drop_token_fraction}: a fraction lies between 0 and 1")
-    return View(eos_id, filter_threshold, ControlTokens(threshold, conditional.drop_token_fraction, *control_ids))
+    return View(eos_id, filter_threshold, ControlTokens(threshold, conditional.drop_token_fraction, *control_ids),
+                data.loss_on == "all")
 
 
 def _check_leaves_some(scores: np.ndarray | None, threshold: float | None, option: str, what: str) -> None:

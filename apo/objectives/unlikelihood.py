@@ -45,12 +45,14 @@ class Unlikelihood(Objective):
     def compute_loss(self, policy, batch) -> Loss:
         stats = policy.token_stats(batch)
         none = self.score_threshold is None or (self.as_released and self.score_threshold == 0)
-        aligned_BT = aligned_weight(batch.scores_BT, None if none else self.score_threshold)
-        likelihood_BT, unlikelihood_BT = unlikelihood_losses(stats.logps_BT, aligned_BT)
         mask_BT = stats.mask_BT
+        judged_BT = batch.judged(mask_BT)
+        aligned_BT = aligned_weight(batch.scores_BT, None if none else self.score_threshold)
+        aligned_BT = torch.where(judged_BT, aligned_BT, 1)          # nothing is held against a prompt
+        likelihood_BT, unlikelihood_BT = unlikelihood_losses(stats.logps_BT, aligned_BT)
         return Loss(((likelihood_BT + self.alpha * unlikelihood_BT) * mask_BT).sum(), {
-            "avg_token_score": running.mean(batch.scores_BT, mask_BT),
-            "aligned_token_count": running.mean(aligned_BT, mask_BT),
+            "avg_token_score": running.mean(batch.scores_BT, judged_BT),
+            "aligned_token_count": running.mean(aligned_BT, judged_BT),
             "likelihood_loss": running.mean(likelihood_BT, mask_BT),
             "unlikelihood_loss": running.mean(unlikelihood_BT, mask_BT),
         })

@@ -77,24 +77,26 @@ class AWR(Objective):
         want = ("values",) if self.use_value_head else ()
         stats = policy.token_stats(batch, want, detach_values=self.is_detached)
         mask_BT, reward_BT = stats.mask_BT, -batch.scores_BT
+        judged_BT = batch.judged(mask_BT)
         values_BT = self.values(stats.values_BT) if self.use_value_head else None
-        advantage_BT = self.advantage(reward_BT, values_BT, mask_BT)
+        advantage_BT = self.advantage(reward_BT, values_BT, judged_BT)
         weights_BT = regression_weights(advantage_BT, self.beta, self.clip_weight_max)
+        weights_BT = torch.where(judged_BT, weights_BT, 1)          # a prompt has no reward: as in mle
         lm_loss_BT = -stats.logps_BT
         total = self.alpha * (weights_BT * lm_loss_BT * mask_BT).sum()
         metrics = {
             "lm_loss": running.mean(lm_loss_BT, mask_BT),
             "weighted_lm_loss": running.mean(weights_BT * lm_loss_BT, mask_BT),
-            "weight_avg": running.mean(weights_BT, mask_BT),
-            "weights_min": running.minimum(weights_BT, mask_BT),
-            "weights_max": running.maximum(weights_BT, mask_BT),
-            "weight_dist": running.histogram(weights_BT, mask_BT, WEIGHT_BINS),
-            "advantage_avg": running.mean(advantage_BT, mask_BT),
+            "weight_avg": running.mean(weights_BT, judged_BT),
+            "weights_min": running.minimum(weights_BT, judged_BT),
+            "weights_max": running.maximum(weights_BT, judged_BT),
+            "weight_dist": running.histogram(weights_BT, judged_BT, WEIGHT_BINS),
+            "advantage_avg": running.mean(advantage_BT, judged_BT),
         }
         if self.use_value_head:
             value_loss_BT = (reward_BT - values_BT) ** 2
-            total = total + (1 - self.alpha) * (value_loss_BT * mask_BT).sum()
-            metrics |= value_metrics(value_loss_BT, values_BT, reward_BT, mask_BT)
+            total = total + (1 - self.alpha) * (value_loss_BT * judged_BT).sum()
+            metrics |= value_metrics(value_loss_BT, values_BT, reward_BT, judged_BT)
         return Loss(total, metrics)
 
 

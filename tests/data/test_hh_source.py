@@ -176,12 +176,16 @@ def test_a_folder_is_read_as_the_hub_is(rows_file, tmp_path):
     assert [ranked.origin for ranked in rankings(folder)] == [f"{folder}, row {n}" for n in (1, 2, 3)]
     hh = source(folder, split="test")
     assert [ranked.completions[1] for ranked in hh.rankings()] == [" What?"]
-    assert hh.fingerprint() != source(folder).fingerprint() and not hh.local and hh.size().bytes is None
+    assert hh.fingerprint() != source(folder).fingerprint() and not hh.local
+    assert hh.size().bytes == sum(file.stat().st_size for file in (tmp_path / "harmless-base").iterdir())
+    assert source("Anthropic/hh-rlhf").size().bytes is None
     assert source(str(tmp_path / "a.jsonl")).local and not source("Anthropic/hh-rlhf").local
 
 
-def test_the_hub_out_of_reach():
-    assert refused("Anthropic/hh-rlhf").startswith("Anthropic/hh-rlhf: ")
+@pytest.mark.parametrize("name", ["Anthropic/hh-rlhf", "Anthropic/hh-rlhf/harmless-base"])
+def test_the_hub_out_of_reach(name):
+    said = refused(name)
+    assert said.startswith(f"{name}: ") and said.endswith("download the dataset first, or run with offline=false")
 
 
 @pytest.mark.parametrize("name, kept, left_out, first", [

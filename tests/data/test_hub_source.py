@@ -105,6 +105,27 @@ def test_what_the_hub_refuses(monkeypatch, raised, advice):
         list(source("a/b").documents())
 
 
+@pytest.mark.parametrize("name, asked, options", [
+    ("wikitext", "wikitext", {"data_dir": None}), ("a/b", "a/b", {"data_dir": None}),
+    ("a/b/data/rl", "a/b", {"data_dir": "data/rl"}), ("a/b/c/", "a/b", {"data_dir": "c"})])
+def test_a_folder_inside_a_dataset(monkeypatch, name, asked, options):
+    import datasets
+    calls = []
+
+    def load_dataset(name, **options):
+        calls.append((name, options))
+        return datasets.Dataset.from_list([{"text": "a", "score": 0.5}])
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert [document.texts for document in source(name, revision="c0ffee").documents()] == [["a"]]
+    assert calls == [(asked, {"split": "train", "streaming": False, "revision": "c0ffee", **options})]
+
+
+@pytest.mark.parametrize("name", ["/nowhere/set", "./set", "~/nowhere/set"])
+def test_a_place_is_no_name_on_the_hub(name):
+    with pytest.raises(DataError, match=f"^{name}: there is no such file or folder$"):
+        list(source(name).documents())
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_bad_rows_are_named(local_copy, streaming):
     path = local_copy([{"texts": ["a"], "scores": [0.0]}, {"texts": ["a", "b"], "scores": [0.0]},

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from apo.cache import Cache
 from apo.data.corpus import prepare_corpus
@@ -10,7 +11,7 @@ from apo.data.labelled import LabelledRows, labelled
 from apo.data.ranked import ABSENT, RankedRows, groups, preferences, rankings
 from apo.data.sampling import PackedRows
 from apo.data.sources.base import CompletionSource, Ranked, sources
-from apo.data.thresholds import ControlTokens, View
+from apo.data.thresholds import ControlTokens, View, make_view
 from apo.data.tokenizer import train_tokenizer
 from apo.errors import DataError
 from apo.schema import DataConfig
@@ -218,6 +219,34 @@ def test_packed_rows_count_no_prompt_and_put_control_tokens_before_completions(m
             assert not counts
     marks = [token for token in ids if token in (298, 299)]
     assert 298 in marks and 299 in marks
+
+
+@pytest.mark.parametrize("control", [None, ControlTokens(-1.5, 0.0, 298, 299)])
+def test_prompts_in_the_loss_are_all_but_the_token_in_front_of_them(made, control):
+    _, store, _ = made
+
+    def first_rows(**loss):
+        view = View(0, control=control, **loss)
+        return PackedRows(store, view, block_size=64, effective_batch_size=4, seed=1).next()
+    usual, every = first_rows(), first_rows(loss_on_prompts=True)
+    assert torch.equal(usual.input_ids_BT, every.input_ids_BT) and torch.equal(usual.scores_BT, every.scores_BT)
+    assert usual.scored_BT is None and torch.equal(every.scored_BT, usual.loss_mask_BT)
+    ids, left_out = every.input_ids_BT.flatten(), ~every.loss_mask_BT.flatten()
+    assert left_out.any() and (ids[left_out] == 0).all()
+    starts = torch.zeros(len(ids), dtype=torch.bool)        # the second of two: of the row before, or of this one
+    starts[1:] = (ids[1:] == 0) & (ids[:-1] == 0)
+    within = torch.arange(len(ids)) % 64 > 0                # rows are mixed, and so is what stands before their first
+    assert torch.equal(left_out[within], starts[within])
+
+
+def test_the_option_is_the_view(made):
+    _, store, _ = made
+    for threshold in (None, -1.0):
+        data = DataConfig(loss_on="all")
+        data.conditional_training_config.threshold = threshold
+        assert make_view(data, store, 0, (298, 299)).loss_on_prompts
+        data.loss_on = "completion"
+        assert not make_view(data, store, 0, (298, 299)).loss_on_prompts
 
 
 def test_bits_per_byte_are_those_of_completions(made):

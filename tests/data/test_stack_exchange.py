@@ -205,6 +205,73 @@ def test_pairs_as_on_the_hub(rows_file):
     assert [document.scores for document in source(rows_file("a.jsonl", rows)).documents()] == [None, None]
 
 
+PAIRED = [{"qid": qid, "question": f"Why {qid}?", "date": "2010/08/31", "metadata": ["https://tea.stackexchange.com"],
+           "response_j": "So.", "response_k": "No."} for qid in range(5)]
+"""As in lvwerra/stack-exchange-paired."""
+
+
+@pytest.fixture(params=["train-00000-of-00001.parquet", "a.parquet", "a.arrow"])
+def local_copy(request, tmp_path):
+    """The dataset's folders, each with a file of PAIRED."""
+    import pyarrow
+    import pyarrow.parquet
+    table = pyarrow.Table.from_pylist(PAIRED)
+    for split in SPLITS:
+        (tmp_path / "paired/data" / split).mkdir(parents=True)
+        file = tmp_path / "paired/data" / split / request.param
+        if file.suffix == ".arrow":
+            with pyarrow.ipc.new_stream(file, table.schema) as writer:
+                writer.write_table(table)
+        else:
+            pyarrow.parquet.write_table(table, file)
+    return tmp_path / "paired"
+
+
+@pytest.mark.parametrize("folder", SPLITS)
+def test_a_local_copy_of_the_paired_dataset(local_copy, folder):
+    path = str(local_copy / "data" / folder)
+    found = rankings(path)
+    assert [(ranked.origin, ranked.prompt) for ranked in found] == [
+        (f"{path}, row {qid + 1}", f"Question: Why {qid}?\n\nAnswer:") for qid in range(5)]
+    assert all(ranked.completions == [" So.", " No."] and ranked.rewards is None for ranked in found)
+    assert source(path).fingerprint() == source(path).fingerprint() and source(path).size().bytes > 500
+    few = sources.get("stack_exchange")(DataConfig(source="stack_exchange", path=path, max_documents=3))
+    assert [document.texts for document in few.limited()] == [
+        [f"Question: Why {qid}?\n\nAnswer:", answer] for qid in (0, 1) for answer in (" So.", " No.")]
+
+
+@pytest.mark.parametrize("limit, streamed", [(None, False), (4, True)])
+def test_the_first_few_of_the_hub_are_streamed(monkeypatch, limit, streamed):
+    """The whole is tens of gigabytes."""
+    import datasets
+    calls = []
+
+    def load_dataset(name, **options):
+        calls.append((name, options))
+        made = datasets.Dataset.from_list(PAIRED)
+        return made.to_iterable_dataset() if options["streaming"] else made
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    data = DataConfig(source="stack_exchange", path="lvwerra/stack-exchange-paired/data/rl", max_documents=limit)
+    made = sources.get("stack_exchange")(data)
+    assert len(list(made.limited())) == (limit or 10) and not made.local and made.size().bytes is None
+    assert calls == [("lvwerra/stack-exchange-paired", {"split": "train", "streaming": streamed, "revision": None,
+                                                        "data_dir": "data/rl"})]
+    assert made.fingerprint() and len(calls) == (1 if streamed else 2)     # a stream is known by its name
+
+
+def test_the_hub_out_of_reach(monkeypatch):
+    import datasets
+    name = "lvwerra/stack-exchange-paired/data/rl"
+    said = refused(name)
+    assert said.startswith(f"{name}: ") and said.endswith("download the dataset first, or run with offline=false")
+
+    def unreachable(*args, **options):
+        raise ConnectionError("Couldn't reach 'lvwerra/stack-exchange-paired' on the Hub (ConnectionError)")
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    assert refused(name) == (f"{name}: Couldn't reach 'lvwerra/stack-exchange-paired' on the Hub (ConnectionError). "
+                             "Check the network; with a downloaded copy, run with offline=true")
+
+
 @pytest.mark.parametrize("row, message", [
     (raw_row(qid="7a"), '"qid" holds the text "7a" where a number is needed'),
     (raw_row(qid=7.5), '"qid" holds 7.5 where a whole number is needed'),

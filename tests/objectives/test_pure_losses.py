@@ -154,6 +154,49 @@ class TestAWR:
         assert not regression_weights(torch.ones(2, requires_grad=True), 1.0, 10.0).requires_grad
 
 
+class TestPrompts:
+    """Tokens that count and have no score (`data.loss_on=all`): [unscored, unscored, scored], after column 0."""
+
+    LOGPS, VALUES = [[0.0, -LN2, -LN4, -LN2]], [[1.0, 2.0, -1.0, 0.5]]
+
+    def loss(self, method, **options):
+        data = batch([[0.0, 0.0, 0.0, 0.25]])
+        data.scored_BT = torch.tensor([[False, False, False, True]])
+        return objectives.get(method)(**options).compute_loss(stub(self.LOGPS, self.VALUES), data)
+
+    def test_are_likelihood_to_mle(self):
+        assert self.loss("mle").total.item() == pytest.approx(2 * LN2 + LN4, rel=1e-6)
+
+    @pytest.mark.parametrize("threshold", [None, -1.0, 0.1])
+    def test_are_aligned_to_unlikelihood_whatever_the_threshold(self, threshold):
+        """The scored token is misaligned, by a quarter without a threshold."""
+        wrong = 0.25 if threshold is None else 1.0
+        loss = self.loss("unlikelihood", score_threshold=threshold, alpha=0.5)
+        scored = (1 - wrong) * LN2 - 0.5 * wrong * math.log(0.5)
+        assert loss.total.item() == pytest.approx(LN2 + LN4 + scored, rel=1e-6)
+        assert numbers(loss)["avg_token_score"] == 0.25 and numbers(loss)["aligned_token_count"] == 1 - wrong
+
+    def test_weigh_one_and_teach_no_value(self):
+        loss = self.loss("awr", alpha=0.4, beta=0.5, value_activation="linear")
+        weight = math.exp((-0.25 - 0.5) / 0.5)
+        assert loss.total.item() == pytest.approx(0.4 * (LN2 + LN4 + weight * LN2) + 0.6 * 0.75 ** 2, rel=1e-6)
+        logged = numbers(loss)
+        assert logged["weight_avg"] == logged["weights_max"] == pytest.approx(weight, rel=1e-6)
+        assert logged["value_avg"] == 0.5 and logged["lm_loss"] == pytest.approx((2 * LN2 + LN4) / 3, rel=1e-6)
+
+    def test_weigh_one_without_a_value_too(self):
+        loss = self.loss("awr", alpha=1.0, use_value_head=False)
+        assert loss.total.item() == pytest.approx(LN2 + LN4 + math.exp(-0.25) * LN2, rel=1e-6)
+
+    def test_are_no_part_of_the_advantages_that_are_normalised(self):
+        data = batch([[0.0, 0.0, 0.2, 0.6]])
+        data.scored_BT = torch.tensor([[False, False, True, True]])
+        objective = objectives.get("awr")(alpha=1.0, use_value_head=False, normalize_advantage=True)
+        z = 0.2 / np.std([0.2, 0.6], ddof=1)
+        loss = objective.compute_loss(stub([[0.0, -1.0, -1.0, -1.0]]), data)
+        assert loss.total.item() == pytest.approx(1 + math.exp(z) + math.exp(-z), rel=1e-5)
+
+
 class TestIdentities:
     """Through the real policy: losses and gradients of a small model."""
 

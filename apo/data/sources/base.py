@@ -163,9 +163,9 @@ class CompletionSource(Source):
     """A source of prompts with completions, one or several each: answers, replies.
 
     Each completion becomes a document of two segments, prompt and completion, of which the first has no score: it is
-    never prefixed, penalised or in the loss.  Completions of one prompt stand next to each other and stay together
-    when documents are split.  A prompt ends without white space; what separates it from the completion begins the
-    completion, so that the two are tokenised as they would be together.
+    never prefixed or penalised, and in the loss only where `data.loss_on` says so.  Completions of one prompt stand
+    next to each other and stay together when documents are split.  A prompt ends without white space; what separates
+    it from the completion begins the completion, so that the two are tokenised as they would be together.
     """
 
     record: ClassVar[str] = "ranking"

@@ -13,13 +13,13 @@ import itertools
 import os
 from typing import Any, Iterator
 
-from apo.data.dialogue import HEADS
+from apo.data.dialogue import HEADS, SYSTEM
 from apo.data.sources.base import BadRow, CompletionSource, Ranked, numbers_in, sources, text_in, told
 from apo.data.sources.file import OfFiles
 
 SHAPES = ("prompt, completion, reward; prompt, completions, rewards; prompt, chosen, rejected; chosen, rejected; or "
           "prompt, completion, label")
-SPEAKERS = {**HEADS, "system": "\n\nSystem:"}
+SPEAKERS = {**HEADS, "system": SYSTEM}
 
 
 @sources.register("completions")

@@ -6,21 +6,17 @@ is better): there the rewards say what is better, and not the order in the file,
 people and often another.  Rows of both kinds give prompts and answers as plain transcripts.
 """
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Iterator
 
 from apo.console import say
 from apo.data.dialogue import TAGS, NotADialogue, Turn, from_pro, render, shared_prompt
-from apo.data.sources.base import BadRow, CompletionSource, Ranked, Row, Size, numbers_in, sources, text_in, told
-from apo.data.sources.file import JSON_LINES, PARQUET, TABLES, checked_path, content_hash, rows_of
-from apo.data.sources.hub import Hub
+from apo.data.sources.base import BadRow, CompletionSource, Ranked, numbers_in, sources, text_in, told
+from apo.data.sources.hub import FilesOrHub
 from apo.errors import DataError
 from apo.schema import DataConfig
 
-FORMATS = (*JSON_LINES, *TABLES, *PARQUET, ".gz")
 EQUAL = "equal answers"
 
 
@@ -34,16 +30,14 @@ class Answered:
 
 
 @sources.register("hh")
-class HH(CompletionSource):
+class HH(FilesOrHub, CompletionSource):
     """Pairs of answers from Anthropic's hh-rlhf, or ranked ones in PRO's format (`data.path`)."""
 
-    needs_path = "files of hh-rlhf (chosen, rejected) or of PRO (prefix, suffix, reward), or Anthropic/hh-rlhf"
+    needs_path = ("files of hh-rlhf (chosen, rejected) or of PRO (prefix, suffix, reward), Anthropic/hh-rlhf, or a "
+                  "part of it (Anthropic/hh-rlhf/harmless-base)")
 
     def __init__(self, data: DataConfig):
         super().__init__(data)
-        self.names = [data.path] if isinstance(data.path, str) else list(data.path)
-        self.local = all(map(_is_file, self.names))
-        self.hub = Hub(data)
         self.read = 0
         self.left_out: Counter[str] = Counter()
         """Reason -> rows, of the last time `rankings` was gone through."""
@@ -55,7 +49,7 @@ class HH(CompletionSource):
         """
         self.read, self.left_out = 0, Counter()
         reader = Reader(self.left_out)
-        for ranked in told(self._rows(), reader, str(self)):
+        for ranked in told(self.rows(), reader, str(self)):
             self.read += 1
             if ranked is not None:
                 yield ranked
@@ -64,18 +58,6 @@ class HH(CompletionSource):
             raise DataError(f"{self}: there is nothing to train on; all {self.read:,} rows are left out: {reasons}")
         if reasons:
             say(f"{self}: {self.left_out.total():,} of {self.read:,} rows left out: {reasons}")
-
-    def fingerprint(self) -> str:
-        """Over the contents of files, in order; where they lie does not matter.  Of the hub, the data's commit."""
-        parts = (content_hash(_path(name)) if _is_file(name) else self.hub.identity(name) for name in self.names)
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-    def size(self) -> Size:
-        return Size(None, sum(checked_path(_path(name)).stat().st_size for name in self.names) if self.local else None)
-
-    def _rows(self) -> Iterator[Row]:
-        for name in self.names:
-            yield from rows_of(_path(name)) if _is_file(name) else self.hub.whole_rows(name)
 
 
 class Reader:
@@ -162,13 +144,3 @@ def _ranked(answered: Answered, origin: str) -> Ranked:
     kept = list(first.values())
     return Ranked(origin, answered.prompt, [answered.answers[at] for at in kept],
                   None if answered.rewards is None else [answered.rewards[at] for at in kept])
-
-
-def _path(name: str) -> Path:
-    return Path(name).expanduser()
-
-
-def _is_file(name: str) -> bool:
-    """Rather than a dataset of the hub, or a folder with a copy of one."""
-    path = _path(name)
-    return path.is_file() or (path.suffix in FORMATS and not path.is_dir())

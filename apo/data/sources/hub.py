@@ -1,23 +1,26 @@
 """Hub datasets in PHF's schema (`texts`, `scores`, per sentence or line) or with `text` and `score`.
 
 Memory-mapped (downloaded once, by the `datasets` library, into its own cache) or streamed.  A local folder or file
-stands wherever a hub name does, so that everything here can be tried without a network.  Several names are read one
-after the other, as PHF reads its 39 shards.
+stands wherever a hub name does, so that everything here can be tried without a network.  A name may go on with a
+folder inside the dataset (`owner/name/data/finetune`).  Several names are read one after the other, as PHF reads its 39
+shards.
+
+`FilesOrHub` is for sources whose rows are not plain text, in files of their own formats or on the hub.
 """
 
 import hashlib
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
 from apo.data.sources.base import BadRow, Columns, Document, DocumentStream, Row, Size, Source, read_rows, sources
-from apo.data.sources.file import content_hash
+from apo.data.sources.file import JSON_LINES, PARQUET, TABLES, checked_path, content_hash, rows_of
 from apo.errors import DataError
 from apo.schema import DataConfig
 
 LOADERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
-BATCH = 256
 
 
 @sources.register("hub")
@@ -86,12 +89,62 @@ class Hub(Source):
             datasets.disable_progress_bars()
         path, options = Path(name).expanduser(), {"split": self.data.split, "streaming": self.data.streaming}
         if not path.exists():
+            name, options["data_dir"] = _folder_of(name)
             options["revision"] = self.data.revision
         elif path.is_file():
             if path.suffix not in LOADERS:
                 raise DataError(f'{name}: unknown format "{path.suffix}"; known are {", ".join(LOADERS)}')
             options["data_files"], name = str(path), LOADERS[path.suffix]
         return _explained(lambda: datasets.load_dataset(name, **options), str(path), self.data)
+
+
+def _folder_of(name: str) -> tuple[str, str | None]:
+    """`owner/name` and the folder inside it, if one is named.  Raises DataError for what can only be a place here."""
+    if name.startswith(("/", ".", "~")):
+        raise DataError(f"{name}: there is no such file or folder")
+    parts = name.strip("/").split("/")
+    return "/".join(parts[:2]), "/".join(parts[2:]) or None
+
+
+class FilesOrHub(Source):
+    """Rows of files (`data.path`), of datasets of the hub, or of folders with copies of those."""
+
+    def __init__(self, data: DataConfig):
+        super().__init__(data)
+        self.names = [data.path] if isinstance(data.path, str) else list(data.path)
+        self.local = all(map(_is_file, self.names))
+        # The first few of a large dataset are read over the network instead of downloading all of it.
+        self.hub = Hub(replace(data, streaming=data.streaming or data.max_documents is not None))
+
+    def rows(self) -> Iterator[Row]:
+        for name in self.names:
+            yield from self.rows_in(name)
+
+    def rows_in(self, name: str) -> Iterator[Row]:
+        """Of one of the names."""
+        return rows_of(_path(name)) if _is_file(name) else self.hub.whole_rows(name)
+
+    def fingerprint(self) -> str:
+        """Over the contents of files, in order; where they lie does not matter.  Of the hub, the data's commit, or,
+        with `data.max_documents`, name and revision."""
+        parts = (content_hash(_path(name)) if _is_file(name) else self.hub.identity(name) for name in self.names)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def size(self) -> Size:
+        if not all(_is_file(name) or _path(name).is_dir() for name in self.names):
+            return Size()
+        return Size(None, sum(checked_path(_path(name)).stat().st_size if _is_file(name) else
+                              sum(file.stat().st_size for file in _files(_path(name))) for name in self.names))
+
+
+def _path(name: str) -> Path:
+    return Path(name).expanduser()
+
+
+def _is_file(name: str) -> bool:
+    """Rather than a dataset of the hub, or a folder with a copy of one."""
+    path = _path(name)
+    return path.is_file() or (path.suffix in (*JSON_LINES, *TABLES, *PARQUET, ".gz") and not path.is_dir())
 
 
 class HubStream(DocumentStream):

@@ -1,15 +1,16 @@
 """Questions of Stack Exchange with answers ranked by votes, or pairs of a better and a worse answer.
 
 A file holds rows of one kind: questions with their answers (raw, in HTML, or prepared, in Markdown, by
-`scripts/prepare_stack_exchange.py`), or pairs with the columns of the hub's stack-exchange-paired (`question`,
-`response_j` the better, `response_k` the worse), of which only the order is known.
+`scripts/prepare_stack_exchange.py`), or pairs with the columns of the hub's `lvwerra/stack-exchange-paired`
+(`question`, `response_j` the better, `response_k` the worse), of which only the order is known.  That dataset has a
+folder for each stage, `data/finetune`, `data/reward`, `data/rl` and `data/evaluation`, which is named behind its name.
 """
 
 import hashlib
 from typing import Any, Iterator
 
 from apo.data.sources.base import CompletionSource, Ranked, sources, text_at, told
-from apo.data.sources.file import OfFiles, rows_of
+from apo.data.sources.hub import FilesOrHub
 from apo.data.stack_exchange import read_question, version
 from apo.errors import DataError
 
@@ -17,17 +18,17 @@ PAIR = ("response_j", "response_k")
 
 
 @sources.register("stack_exchange")
-class StackExchange(OfFiles, CompletionSource):
+class StackExchange(FilesOrHub, CompletionSource):
     """Stack Exchange questions (`data.path`) with their answers, or pairs of them."""
 
     needs_path = ("questions with answers as JSON lines, made by scripts/prepare_stack_exchange.py, or pairs with "
-                  "question, response_j and response_k")
+                  "question, response_j and response_k, such as lvwerra/stack-exchange-paired/data/rl")
 
     def rankings(self) -> Iterator[Ranked]:
         """Questions with an answer, or pairs, in the order of the files; answers that say nothing are left out."""
         found = False
-        for path in self.paths:
-            for ranked in told(rows_of(path), _read):
+        for name in self.names:
+            for ranked in told(self.rows_in(name), _read):
                 if ranked.completions:
                     found = True
                     yield ranked
@@ -35,7 +36,7 @@ class StackExchange(OfFiles, CompletionSource):
             raise DataError(f"{self}: no question has an answer; there is nothing to train on")
 
     def fingerprint(self) -> str:
-        """Over the contents of the files, and what makes Markdown of HTML."""
+        """As of any files or hub datasets, and what makes Markdown of HTML."""
         return hashlib.sha256(f"{version()}\n{super().fingerprint()}".encode()).hexdigest()
 
 
