@@ -22,6 +22,8 @@ from apo.data.tokenizer import single_id
 from apo.errors import DataError, EvaluationError, nearest
 from apo.metrics.base import SampleMetric, metrics, scored_text
 from apo.metrics.statistics import chunk_maxima
+from apo.metrics.win_rate import BestAnswers
+from apo.rollouts.divergence import kl_from_start
 from apo.rollouts.generate import Continuation, evaluating, generate
 from apo.schema import Config, EvaluationConfig, ScenarioConfig
 from apo.scorers.base import Scorer, checked
@@ -50,6 +52,8 @@ class Judges:
     scorer: Scorer | None
     heldout: dict[str, Scorer] = field(default_factory=dict)
     metrics: list[SampleMetric] = field(default_factory=list)
+    answers: BestAnswers | None = None
+    """Of data with completions: what samples are held against."""
 
     @classmethod
     def of(cls, config: Config, corpus=None, scorers: dict[str, Scorer] | None = None) -> "Judges":
@@ -62,9 +66,10 @@ class Judges:
         scorers = scorers_of(config) if scorers is None else scorers
         made = [metrics.get(name)(**options) for name, options in config.evaluation.metrics.items()
                 if options is not None]
-        return cls(scorers.get("evaluation.scorer") or scorers.get("scorer"),
-                   {name: scorers[f"{HELDOUT}{name}"] for name in config.evaluation.heldout_scorers},
-                   [metric.bind(corpus) for metric in made])
+        scorer = scorers.get("evaluation.scorer") or scorers.get("scorer")
+        answers = BestAnswers(corpus, scorer) if scorer and corpus is not None and of_completions(config) else None
+        return cls(scorer, {name: scorers[f"{HELDOUT}{name}"] for name in config.evaluation.heldout_scorers},
+                   [metric.bind(corpus) for metric in made], answers)
 
     def fingerprints(self) -> dict[str, str]:
         """Of every scorer, by what it is for."""
@@ -90,12 +95,13 @@ def prompt_files(config: Config) -> dict[str, str]:
 
 def run_scenario(name: str, scenario: ScenarioConfig, *, policy: "Policy", tokenizer, judges: Judges,
                  evaluation: EvaluationConfig, prompts: dict[str, list[str]], seed: int, step: int | None = None,
-                 progress=None) -> ScenarioResult:
+                 start=None, progress=None) -> ScenarioResult:
     """Sample, score, measure.
 
     Args:
         prompts: prompt sets by name, for a scenario that names one.
         step: optimiser step of the model, written into the samples.
+        start: the policy as its stage began, for the distance to it; None for a stage that began with nothing.
         progress: an object with `advance(samples)`.
     Raises EvaluationError for prompts that do not exist or do not fit, DataError for a prompt file that is damaged,
     ModelError for a control token the tokenizer does not know, ScorerError for scores that are not numbers.
@@ -105,9 +111,9 @@ def run_scenario(name: str, scenario: ScenarioConfig, *, policy: "Policy", token
     banned = scenario.generation.banned_tokens
     banned_ids = [single_id(tokenizer, token, f"banned token of scenario {name},")
                   for token in (evaluation.banned_tokens if banned is None else banned)]
-    began = time.perf_counter()
+    began, prompt_ids = time.perf_counter(), [template.ids(prompt) for prompt in chosen]
     try:
-        continuations = generate(policy.model, [template.ids(prompt) for prompt in chosen], scenario.generation,
+        continuations = generate(policy.model, prompt_ids, scenario.generation,
                                  tokenizer=tokenizer, seed=stream_seed(seed, f"generation/{name}"),
                                  banned_token_ids=banned_ids, batch_size=evaluation.batch_size, progress=progress)
     except EvaluationError as error:
@@ -125,6 +131,10 @@ def run_scenario(name: str, scenario: ScenarioConfig, *, policy: "Policy", token
     numbers |= second_opinions(samples, scenario, judges.heldout)
     numbers |= {key: value for metric in judges.metrics for key, value in metric(samples).items()}
     numbers |= endings(continuations)
+    if judges.answers is not None:
+        numbers |= judges.answers.win_rate(samples)
+    if start is not None:
+        numbers |= kl_from_start(policy, start, prompt_ids, continuations, evaluation.batch_size)
     return ScenarioResult(samples, {f"generation/{name}/{key}": number for key, number in numbers.items()},
                           {f"generation/{name}/samples_per_second": len(samples) / seconds})
 

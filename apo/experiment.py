@@ -131,10 +131,13 @@ def generation_callback(config: Config, parts: Parts) -> list:
         return []
     from apo.callbacks.generate_and_score import GenerateAndScoreCallback
     from apo.evaluation import as_trained
+    from apo.models.reference import reference_of
     scenarios = {name: as_trained(scenario, config) for name, scenario in config.evaluation.scenarios.items()}
+    trained_before = config.init_from.method is not None or config.model.is_trained
+    start = reference_of(parts.policy) if trained_before and config.evaluation.kl_from_start else None
     return [GenerateAndScoreCallback(replace(config.evaluation, scenarios=scenarios), tokenizer=parts.tokenizer,
                                      judges=parts.judges, prompts=parts.corpus.prompts, heldout=parts.heldout,
-                                     seed=config.seed,
+                                     seed=config.seed, start=start,
                                      steps_per_epoch=parts.sizes.get("steps_per_epoch") or parts.steps)]
 
 

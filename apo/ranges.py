@@ -210,7 +210,7 @@ def _model(config: Config) -> Iterator[tuple[str, str]]:
     elif model.name is None and not model.config:
         yield "model.name", ("missing: a name on the hub or a directory (model=hub model.name=gpt2), or the size of a "
                              "fresh model in model.config")
-    given = model.name is not None and not model.from_scratch or config.init_from.method is not None
+    given = model.is_trained or config.init_from.method is not None
     adapted = model.lora.r is not None
     if adapted and not given and (model.name or model.config):
         yield "model.lora.r", ("an adapter needs a model that is trained already and kept somewhere, and a fresh one "

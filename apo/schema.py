@@ -138,6 +138,11 @@ class ModelConfig:
     double_quantization: bool = True
     """4 bits: the scales are quantised too, 0.4 bits less per weight."""
 
+    @property
+    def is_trained(self) -> bool:
+        """Its weights are given, and not drawn."""
+        return self.name is not None and not self.from_scratch
+
 
 @dataclass
 class InitFromConfig:
@@ -251,6 +256,9 @@ class EvaluationConfig:
     batch_size: int = 128
     heldout_tokens: int = 50_000
     """Held-out tokens that bits per byte is measured on.  0 switches it off."""
+    kl_from_start: bool = True
+    """Measure how far the policy has moved from a trained model that it starts from.  Without an adapter, a copy of
+    that model stays in memory."""
     clean_threshold: float = 0.0
     """Held-out segments with a score up to it are clean: bits per byte is measured on these too."""
     best: str | None = None

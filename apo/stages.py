@@ -45,7 +45,7 @@ def start_config(config: Config) -> Config | None:
 
 def _start_model(model: ModelConfig) -> ModelConfig:
     """A fresh model is trained whole: what is adapted or rounded is what it has become."""
-    if model.name is not None and not model.from_scratch:
+    if model.is_trained:
         return deepcopy(model)
     return replace(deepcopy(model), lora=LoraConfig(), quantization="none")
 

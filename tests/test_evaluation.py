@@ -285,3 +285,49 @@ def test_a_sample_with_nothing_wrong_is_explained_by_nothing(policy, tokenizer):
     score(samples, make_scorer({"name": "pep8"}))
     assert samples[0].extra["explain"] == {} and samples[0].score == 0
     assert sum(samples[1].extra["explain"].values()) == pytest.approx(samples[1].score)
+
+
+# ---- against where it began, and against what is known ---------------------------------------------------------------
+
+
+def test_the_distance_to_the_start_is_exact_at_every_token(policy, tokenizer, tiny_llama):
+    """Against log p over the whole vocabulary of either model, token by token; 0 against itself."""
+    from apo.rollouts.divergence import kl_from_start
+    start = Policy(tiny_llama(seed=5))
+    prompts, written = [[END, 65, 66], [END], [END, 70]], [[67, 68], [69], [71, 72, 73, END]]
+    continuations = [Continuation(ids, False) for ids in written]
+    policy.train()
+    found = kl_from_start(policy, start, prompts, continuations, batch_size=2)
+    assert policy.training
+    sums = []
+    for prompt, ids in zip(prompts, written):
+        logps = [each.eval().model(torch.tensor([prompt + ids])).logits[0].double().log_softmax(-1)
+                 for each in (policy, start)]
+        places = slice(len(prompt) - 1, len(prompt) + len(ids) - 1)
+        ours, theirs = (each[places].detach() for each in logps)
+        sums.append(float((ours.exp() * (ours - theirs)).sum()))
+    assert found["kl_full"] == pytest.approx(np.mean(sums), rel=1e-5)
+    assert found["kl_full/se"] == pytest.approx(np.std(sums, ddof=1) / 3 ** 0.5, rel=1e-5)
+    assert kl_from_start(policy, policy, prompts, continuations, 8)["kl_full"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_win_is_a_better_answer_than_the_best_known():
+    from apo.data.records import Sample, ScoredText, Standing
+    from apo.metrics.win_rate import BestAnswers
+
+    class Corpus:
+        def documents(self, split):
+            assert split == "heldout"
+            yield ScoredText(["How?", " lo"], [math.nan, 9.0], Standing(0, 1))
+            yield ScoredText(["How?", " long"], [math.nan, 0.0], Standing(0, 0))
+            yield ScoredText(["Why?", " eee!"], [math.nan, 0.0], Standing(1, 0))
+
+    def samples(*given):
+        return [Sample(prompt, text, score, 0, 0, 0, "s") for prompt, text, score in given]
+
+    longer = BestAnswers(Corpus(), Cheer())                                     # " long" has 5 letters
+    written = samples(("How?", "", 6.0), ("How?", "", 5.0), ("Why?", "", 4.0), ("Why?", "", 1.0))
+    assert longer.win_rate(written) == {"win_rate": (1 + 0.5 + 0 + 0) / 4}
+    lower = BestAnswers(Corpus(), Vowels())                                     # a score: lower is better
+    assert lower.win_rate(samples(("How?", "", 0.9), ("Why?", "", 0.9))) == {"win_rate": 0.5}
+    assert longer.win_rate(samples(("Who?", "", 1.0))) == {}

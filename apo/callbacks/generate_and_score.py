@@ -22,13 +22,14 @@ class GenerateAndScoreCallback(Callback):
         steps_per_epoch: optimiser steps in one pass over the data, for `n_per_epoch`.
         prompts: prompt sets by name.
         heldout: `apo.data.heldout.HeldoutText`, or None where bits per byte is off.
+        start: the policy as training began (`apo.models.reference`), or None where it began with nothing.
     """
 
     name = "generation"
 
     def __init__(self, config: EvaluationConfig, *, tokenizer, judges, prompts: dict[str, list[str]], heldout,
-                 seed: int, steps_per_epoch: float):
-        self.config, self.tokenizer, self.judges = config, tokenizer, judges
+                 seed: int, steps_per_epoch: float, start=None):
+        self.config, self.tokenizer, self.judges, self.start = config, tokenizer, judges, start
         self.prompts, self.heldout, self.seed, self.steps_per_epoch = prompts, heldout, seed, steps_per_epoch
 
     def due(self, step: int, max_steps: int) -> bool:
@@ -40,7 +41,8 @@ class GenerateAndScoreCallback(Callback):
             with progress(f"sampling {name}", scenario.num_samples) as bar:
                 result = evaluation.run_scenario(name, scenario, policy=policy, tokenizer=self.tokenizer,
                                                  judges=self.judges, evaluation=self.config, prompts=self.prompts,
-                                                 seed=self.seed, step=step, progress=Checked(bar, check))
+                                                 seed=self.seed, step=step, start=self.start,
+                                                 progress=Checked(bar, check))
             measurement.metrics |= result.metrics
             measurement.timings |= result.timings
             measurement.samples[name] = [asdict(sample) for sample in result.samples]

@@ -47,7 +47,7 @@ def load_policy(config: ModelConfig, tokenizer, vocab_size: int, seed: int, new_
         block_size: the longest training row, which must fit the model's context.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
-    fresh = config.name is None or config.from_scratch
+    fresh = not config.is_trained
     adapter = None if fresh else adapters.find_adapter(config.name, config.revision)
     if adapter is not None:
         _tell_differences(config, adapter)

@@ -15,10 +15,11 @@ from apo.console import progress, say
 from apo.errors import EvaluationError
 from apo.models.fingerprint import file_digest, model_fingerprint
 from apo.report.fairness import under
-from apo.report.runs import Run, write
+from apo.report.runs import Run, is_model, write
 from apo.report.select import give_home, load_model
 from apo.rundir import read_json
 from apo.schema import Config
+from apo.stages import started_from
 
 MEASURING_CODE = ("evaluation.py", "references.py", "callbacks", "rollouts", "metrics", "models", "data/heldout.py",
                   "data/tokenizer.py")
@@ -58,13 +59,14 @@ class Rescorer:
             raise EvaluationError(f"{run.directory} has no scorer to judge samples with: name one with scorer=")
         evaluation = asdict(run.config.evaluation)
         kept = {key: evaluation[key] for key in ("scenarios", "metrics", "prefix", "banned_tokens", "heldout_tokens",
-                                                 "heldout_scorers", "clean_threshold")}
-        fingerprints = judges.fingerprints()
+                                                 "heldout_scorers", "kl_from_start", "clean_threshold")}
+        fingerprints, start = judges.fingerprints(), started_with(run)
         return {**kept, "seed": self.seed, "scorer": evaluation["scorer"] or run.config.scorer,
                 "scorer_sha256": fingerprints.pop("scorer"), "heldout_sha256": fingerprints,
                 "callbacks": run.config.callbacks, "callbacks_depend_on": depends_on(run.config),
                 "prompt_files": prompt_files(run.config),
                 "data": asdict(run.config.data), "data_sha256": run.manifest.get("fingerprints", {}).get("data"),
+                "start": model_fingerprint(*start) if start else None,
                 "model": model_fingerprint(run.model, run.config.model.revision), "code": code_fingerprint()}
 
     def measure(self, run: Run) -> dict[str, Any]:
@@ -73,19 +75,30 @@ class Rescorer:
         config, corpus = run.config, self.corpus(run)
         policy, tokenizer = load_model(run)
         judges, scenarios = Judges.of(config, corpus), {}
+        start = self.start(run, policy)
         bound = self.callbacks(run, corpus, tokenizer)
         for name, scenario in config.evaluation.scenarios.items():
             scenario = as_trained(scenario, config)
             with progress(f"{run.method} seed {run.seed}, {name}", scenario.num_samples) as bar:
                 result = run_scenario(name, scenario, policy=policy, tokenizer=tokenizer, judges=judges,
                                       evaluation=config.evaluation, prompts=corpus.prompts, seed=self.seed, step=None,
-                                      progress=bar)
+                                      start=start, progress=bar)
             write_samples(run.samples_path(name), result.samples)
             scenarios[name] = summary(name, scenario, result)
         return {"kind": judges.scorer.kind, "scenarios": scenarios,
                 "heldout": self.heldout(run, corpus, policy, tokenizer),
                 "measured": measurements(bound, policy),
                 "parameters": sum(weight.numel() for weight in policy.model.parameters())}
+
+    def start(self, run: Run, policy: Any) -> Any:
+        """The policy that the run began with; None where it began with nothing, is not there any more, or had another
+        vocabulary."""
+        from apo.models.load import load_trained
+        place = started_with(run)
+        if place is None or not run.config.evaluation.kl_from_start:
+            return None
+        start = load_trained(*place)[0].to(policy.device)
+        return start if start.head.weight.shape == policy.head.weight.shape else None
 
     def callbacks(self, run: Run, corpus: Any, tokenizer: Any) -> list[Any]:
         """Those of the config that look at the model alone, bound.  Raises UserError where one cannot be measured."""
@@ -127,6 +140,18 @@ def measurements(callbacks: list[Any], policy: Any) -> dict[str, float]:
     for callback in callbacks:
         found |= callback.measure(policy, 0, 0, lambda: None).metrics
     return found
+
+
+def started_with(run: Run) -> tuple[str, str | None] | None:
+    """(model, revision) that a run started from, if it is to be had without a download."""
+    config = run.trained or run.config
+    if run.bare:
+        return None
+    if before := started_from(config).get("init_from.run"):
+        final = run.directory.parents[2] / before / "final"
+        return (str(final), None) if is_model(final) else None
+    trained = config.model.is_trained and is_model(Path(config.model.name))
+    return (config.model.name, config.model.revision) if trained else None
 
 
 def depends_on(config: Config) -> dict[str, Any]:
