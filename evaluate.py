@@ -3,6 +3,7 @@
     python evaluate.py outputs/pep8/mle/1a2b3c4d-s1 outputs/pep8/conditional/5e6f7a8b-s1
     python evaluate.py outputs/pep8 --baseline mle evaluation.scenarios.functions.num_samples=512
     python evaluate.py gpt2 distilgpt2 --task pep8 --allow model
+    python evaluate.py --task hh --model path/of/an/adapter base=path/of/its/base
     python evaluate.py phf/pep8/mle phf/pep8/conditional scale=paper
     python evaluate.py outputs/pep8 capability=lm_eval capability.tasks=[lambada_openai]
 
@@ -34,6 +35,8 @@ def parser() -> Parser:
     made = Parser(prog="evaluate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                   allow_abbrev=False)
     made.add_argument("names", nargs="*", metavar="RUN|MODEL|key=value")
+    made.add_argument("--model", metavar="MODEL", action="append", default=[],
+                      help="a bare model, as though it were named without --model")
     made.add_argument("--task", help="the task that bare models are measured on")
     made.add_argument("--method", help="how bare models are sampled: prefix and banned tokens (default mle)")
     made.add_argument("--baseline", metavar="METHOD|RUN", help="what the others are compared with (default mle)")
@@ -59,7 +62,8 @@ def run(options: argparse.Namespace) -> None:
     from apo.launch import set_environment
     from apo.report.capability import is_capability, read
     from apo.report.select import select
-    names, overrides = split(options.names)
+    names, overrides = split([*options.names, *options.model])
+    overrides = [re.sub(r"^base=", "model.base=", text) for text in overrides]
     capability = read([text for text in overrides if is_capability(text)])
     overrides = [text for text in overrides if not is_capability(text)]
     runs = select(names, overrides, options.task, options.method, options.also)

@@ -108,7 +108,7 @@ def _shape(config: Config) -> tuple[Shape | None, str]:
         if model.name is None:
             shape = model_shape(model, model.vocab_size, config.data.block_size)
         else:
-            if Path(model.name).is_dir() and (adapter := find_adapter(model.name)):
+            if Path(model.name).is_dir() and (adapter := find_adapter(model.name, base=model.base)):
                 model = adapter.base_config(model)
             shape = AutoConfig.from_pretrained(model.name, revision=model.revision, local_files_only=True)
             update_config(shape, model)

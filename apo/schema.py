@@ -116,6 +116,8 @@ class ModelConfig:
     """A hub name or a local directory.  null: a fresh model built from `config`.  One that holds a LoRA adapter brings
     its base along, and the adapter is trained on."""
     revision: str | None = None
+    base: str | None = None
+    """Of an adapter: the model it stands on, where that is another than the adapter names, or elsewhere now."""
     tokenizer: str | None = None
     """A hub name or a local directory.  null: the model's own, or, for a fresh model, one trained on the corpus."""
     from_scratch: bool = False

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-METHODS = ("mle", "filtering", "conditional", "unlikelihood", "awr", "rwr", "dpo", "simpo", "orpo", "pro",
+METHODS = ("mle", "filtering", "conditional", "unlikelihood", "awr", "rwr", "dpo", "simpo", "orpo", "kto", "pro",
            "reward_model")
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 

@@ -41,19 +41,23 @@ class AdapterFolder:
     """PEFT's own, of adapter_config.json."""
     base_settings: dict = field(default_factory=dict)
     """Of adapter_base.json; {} for an adapter that others trained."""
+    base_instead: str | None = None
+    """What it is put on, in place of what it names."""
 
     @property
     def base(self) -> str:
         """Raises ModelError where it was a directory and is gone."""
+        if self.base_instead is not None:
+            return self.base_instead
         name = self.settings["base_model_name_or_path"]
         if Path(name).is_absolute() and not Path(name).exists():
-            raise ModelError(f"{self.name} is an adapter on {name}, which is not there: put it back, or name its new "
-                             f"place as base_model_name_or_path in {self.folder / CONFIG}")
+            raise ModelError(f"{self.name} is an adapter on {name}, which is not there: name its new place as "
+                             "model.base (evaluate.py: base=)")
         return name
 
     @property
     def base_revision(self) -> str | None:
-        return self.settings.get("revision")
+        return self.settings.get("revision") if self.base_instead is None else None
 
     def base_config(self, config: ModelConfig | None = None) -> ModelConfig:
         """How its base is loaded: as it was; with `config`, as that says, over the options the adapter was trained
@@ -65,18 +69,22 @@ class AdapterFolder:
         return replace(config, config=stored.get("config", {}) | config.config, **where)
 
 
-def find_adapter(name: str | None, revision: str | None = None) -> AdapterFolder | None:
-    """What an adapter says of itself, where `name` is a PEFT folder or a hub name that has one; else None."""
+def find_adapter(name: str | None, revision: str | None = None, base: str | None = None) -> AdapterFolder | None:
+    """What an adapter says of itself, where `name` is a PEFT folder or a hub name that has one; else None.
+
+    `base`: what it is put on instead of what it names."""
     folder = None if name is None else Path(name) if Path(name).exists() else fetched(str(name), revision)
     if folder is None or not (folder / CONFIG).is_file():
+        if base is not None:
+            raise ModelError(f"model.base={base}: {name} is no adapter, and so stands on no other model; leave it out")
         return None
     settings = _read(folder / CONFIG)
     if settings.get("peft_type") != "LORA":
         raise ModelError(f"{name} is an adapter of the kind {settings.get('peft_type')}; only LORA is supported")
-    if not settings.get("base_model_name_or_path"):
-        raise ModelError(f"{name} does not say which model it is an adapter of: set base_model_name_or_path in its "
-                         f"{CONFIG}")
-    return AdapterFolder(str(name), folder, settings, _read(folder / BASE) if (folder / BASE).is_file() else {})
+    if not (base or settings.get("base_model_name_or_path")):
+        raise ModelError(f"{name} does not say which model it is an adapter of: name it as model.base (evaluate.py: "
+                         "base=)")
+    return AdapterFolder(str(name), folder, settings, _read(folder / BASE) if (folder / BASE).is_file() else {}, base)
 
 
 @cache

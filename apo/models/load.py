@@ -28,7 +28,7 @@ def load_tokenizer(config: ModelConfig):
         return None
     from transformers import AutoTokenizer
     revision = config.revision if config.tokenizer is None else None
-    name, revision = _tokenizer_place(name, revision)
+    name, revision = _tokenizer_place(name, revision, config.base if name == config.name else None)
     tokenizer = _from_hub(AutoTokenizer, name, revision=revision, trust_remote_code=config.trust_remote_code)
     if tokenizer.eos_token is None:
         raise ModelError(f"the tokenizer of {name} has no end-of-text token; choose another with model.tokenizer=")
@@ -48,7 +48,7 @@ def load_policy(config: ModelConfig, tokenizer, vocab_size: int, seed: int, new_
     """
     from transformers import AutoConfig, AutoModelForCausalLM
     fresh = not config.is_trained
-    adapter = None if fresh else adapters.find_adapter(config.name, config.revision)
+    adapter = None if fresh else adapters.find_adapter(config.name, config.revision, config.base)
     if adapter is not None:
         _tell_differences(config, adapter)
         config = adapter.base_config(config)
@@ -92,13 +92,15 @@ def quieten() -> None:
     transformers_logging.set_verbosity_error()
 
 
-def load_trained(directory: str | Path, revision: str | None = None, trust_remote_code: bool = False):
-    """(policy, tokenizer) of a run's `final/` or checkpoint, of any model directory or PEFT folder, or a hub name."""
+def load_trained(directory: str | Path, revision: str | None = None, trust_remote_code: bool = False,
+                 base: str | None = None):
+    """(policy, tokenizer) of a run's `final/` or checkpoint, of any model directory or PEFT folder, or a hub name.
+    `base`: of an adapter, as in `find_adapter`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     name = str(directory)
-    place, place_revision = _tokenizer_place(name, revision)
+    place, place_revision = _tokenizer_place(name, revision, base)
     tokenizer = _from_hub(AutoTokenizer, place, revision=place_revision, trust_remote_code=trust_remote_code)
-    adapter = adapters.find_adapter(name, revision)
+    adapter = adapters.find_adapter(name, revision, base)
     if adapter is None:
         model = _from_hub(AutoModelForCausalLM, name, revision=revision, dtype=torch.float32,
                           trust_remote_code=trust_remote_code)
@@ -148,9 +150,9 @@ def _base(config: ModelConfig, model_config, arguments: dict):
     return adapters.keep_layout(model)
 
 
-def _tokenizer_place(name: str, revision: str | None) -> tuple[str, str | None]:
+def _tokenizer_place(name: str, revision: str | None, base: str | None) -> tuple[str, str | None]:
     """An adapter that brings no tokenizer has its base's."""
-    adapter = adapters.find_adapter(name, revision)
+    adapter = adapters.find_adapter(name, revision, base)
     if adapter is None:
         return name, revision
     if (adapter.folder / "tokenizer_config.json").is_file():

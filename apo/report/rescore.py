@@ -61,12 +61,14 @@ class Rescorer:
         kept = {key: evaluation[key] for key in ("scenarios", "metrics", "prefix", "banned_tokens", "heldout_tokens",
                                                  "heldout_scorers", "kl_from_start", "clean_threshold")}
         fingerprints, start = judges.fingerprints(), started_with(run)
+        base = run.config.model.base if run.bare else None
         return {**kept, "seed": self.seed, "scorer": evaluation["scorer"] or run.config.scorer,
                 "scorer_sha256": fingerprints.pop("scorer"), "heldout_sha256": fingerprints,
                 "callbacks": run.config.callbacks, "callbacks_depend_on": depends_on(run.config),
                 "prompt_files": prompt_files(run.config),
                 "data": asdict(run.config.data), "data_sha256": run.manifest.get("fingerprints", {}).get("data"),
                 "start": model_fingerprint(*start) if start else None,
+                "base": model_fingerprint(base) if base else None,
                 "model": model_fingerprint(run.model, run.config.model.revision), "code": code_fingerprint()}
 
     def measure(self, run: Run) -> dict[str, Any]:

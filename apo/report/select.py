@@ -105,7 +105,7 @@ def bare(name: str, task: str | None, method: str | None, overrides: list[str], 
                               *(text for text in overrides if text not in judge)])
         config = override(config, judged(config, judge)) if judge else config
     model = config.model.name if published else model
-    config.model = ModelConfig(name=model, revision=config.model.revision,
+    config.model = ModelConfig(name=model, revision=config.model.revision, base=config.model.base,
                                trust_remote_code=config.model.trust_remote_code)
     label = re.sub(r"[^\w.-]+", "-", name.rstrip("/")).strip("-.")
     run = Run(Path(config.output_dir) / config.task / "models" / label, config, model, bare=True,
@@ -152,6 +152,7 @@ def load_model(run: Run) -> tuple[Any, Any]:
     from apo.models.load import load_trained, quieten
     quieten()
     model = run.config.model
-    policy, tokenizer = load_trained(run.model, *((model.revision, model.trust_remote_code) if run.bare else ()))
+    policy, tokenizer = load_trained(run.model, *((model.revision, model.trust_remote_code, model.base)
+                                                if run.bare else ()))
     set_end_of_text(tokenizer, run.config.data.concat_token)
     return policy.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer

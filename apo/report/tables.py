@@ -16,6 +16,7 @@ from apo.report.runs import read_jsonl
 
 METRICS = {"num_hits": ("hits", "{:.0%}"), "parses": ("parses", "{:.0%}"),
            "parses_prefix": ("so far", "{:.0%}"), "length": ("length", "{:.0f}"),
+           "win_rate": ("wins", "{:.0%}"), "kl_full": ("KL from start", "{:.1f}"),
            "distinct-1": ("distinct-1", "{:.2f}"), "self-bleu-5": ("self-BLEU", "{:.2f}"),
            "loops": ("loops", "{:.0%}"), "expected_max_toxicity": ("exp. max", "{:.3f}"),
            "toxicity_probability": ("tox. prob.", "{:.0%}"), "continuations_per_prompt": ("of", "{:.0f}")}

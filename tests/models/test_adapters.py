@@ -260,9 +260,9 @@ def test_an_adapter_without_its_base_says_so(make_base, byte_tokenizer, tmp_path
     save_policy(load(base, byte_tokenizer), tmp_path)
     byte_tokenizer.save_pretrained(tmp_path)
     shutil.rmtree(base)
-    with pytest.raises(ModelError, match="is an adapter on .* which is not there: put it back"):
+    with pytest.raises(ModelError, match="is an adapter on .* which is not there: name its new place as model.base"):
         load_trained(tmp_path)
-    with pytest.raises(ModelError, match="is an adapter on .* which is not there: put it back"):
+    with pytest.raises(ModelError, match="is an adapter on .* which is not there: name its new place as model.base"):
         load(tmp_path, byte_tokenizer)
 
 
@@ -324,3 +324,21 @@ def test_the_copy_of_an_adapter_is_neither_trained_nor_saved(base, byte_tokenize
     assert not any(p.requires_grad for name, p in policy.named_parameters() if ".reference" in name)
     restore_policy(train(policy), tmp_path / "one")
     assert torch.equal(logits(policy), logits(load_trained(tmp_path / "one")[0]))
+
+
+def test_an_adapter_is_put_on_the_base_that_is_named(tmp_path, make_base, byte_tokenizer):
+    """Its own has moved; a model that is no adapter stands on none."""
+    own, moved, folder = make_base(), tmp_path / "moved", tmp_path / "adapter"
+    folder.mkdir()
+    policy = train(load(own, byte_tokenizer))
+    save_policy(policy, folder)
+    byte_tokenizer.save_pretrained(folder)
+    shutil.move(own, moved)
+    with pytest.raises(ModelError, match="name its new place as model.base"):
+        load_trained(folder)
+    found, _ = load_trained(folder, base=str(moved))
+    torch.testing.assert_close(logits(found), logits(policy), rtol=1e-5, atol=1e-5)
+    going_on = load(folder, byte_tokenizer, base=str(moved))
+    torch.testing.assert_close(logits(going_on.eval()), logits(policy), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ModelError, match="moved is no adapter, and so stands on no other model"):
+        load_trained(moved, base=str(moved))
