@@ -36,24 +36,30 @@ def compared(config: Config, objective: Objective, corpus, stores: tuple, policy
         end_id: of the token in front of every prompt.
     Raises DataError where no completion of the training data is better than another.
     """
-    weights = weights_digest(policy)
     with on_its_device(policy):
-        if not stores[0].of_completions:
-            corpus = sampled_corpus(config.data.sampled, corpus, policy, weights, tokenizer, scorer, config.seed,
-                                    config.evaluation.batch_size, cache)
-            stores = corpus.tokenise(tokenizer, cache)
+        corpus, stores = completions(config, corpus, stores, policy, tokenizer, scorer, cache)
         found = Compared(rows(config, objective, stores[0], end_id), None, resolve_precision(config.training.precision))
         try:
             found.heldout = rows(config, objective, stores[1], end_id)
         except DataError as error:
             warn(f"nothing is measured on held-out items: {str(error).replace('training data', 'held-out data')}")
         if objective.needs.reference:
-            key = {"corpus": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer), "weights": weights}
+            key = {"corpus": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer),
+                   "weights": weights_digest(policy)}
             for split, each in (("train", found.train), ("heldout", found.heldout)):
                 if each is not None:
                     each.ref_logps_D = reference_logps(policy, each, {**key, "split": split}, cache, found.precision,
                                                        config.training.per_device_train_batch_size)
     return found
+
+
+def completions(config: Config, corpus, stores: tuple, policy, tokenizer, scorer, cache: Cache) -> tuple:
+    """(corpus, stores) of prompts with completions: the task's own, or what the policy, as training begins, writes."""
+    if not stores[0].of_completions:
+        corpus = sampled_corpus(config.data.sampled, corpus, policy, weights_digest(policy), tokenizer, scorer,
+                                config.seed, config.evaluation.batch_size, cache)
+        stores = corpus.tokenise(tokenizer, cache)
+    return corpus, stores
 
 
 def rows(config: Config, objective: Objective, store, end_id: int) -> RankedRows:

@@ -31,19 +31,27 @@ def select(names: Iterable[str], overrides: Iterable[str] = (), task: str | None
     overrides of a trained run are taken.
     Raises EvaluationError, RunError, ConfigError.
     """
+    writing, judging = divided(names, overrides, task, method, also, may)
+    if not writing:
+        places = ", ".join(str(run.directory) for run in judging)
+        raise EvaluationError(f"{places}: trained as a scorer and writes no text; there is nothing to sample")
+    for run in judging:
+        say(f"left out: {run.directory} was trained as a scorer and writes no text")
+    return writing
+
+
+def divided(names: Iterable[str], overrides: Iterable[str] = (), task: str | None = None, method: str | None = None,
+            also: Iterable[str] = (), may: Iterable[str] = FOR_A_RUN) -> tuple[list[Run], list[Run]]:
+    """As `select`: what writes text, and the runs of reward models, which do not."""
     overrides, found = list(overrides), run_directories(names)
     if not found:
         raise EvaluationError("Name at least one run directory, folder of runs or model.")
     opened = {name: trained(Path(name), overrides, may) for kind, name in found if kind == "run"}
-    mute = [name for name, run in opened.items() if not writes_text(run.config)]
-    found = [(kind, name) for kind, name in found if name not in mute]
-    if not found:
-        raise EvaluationError(f"{', '.join(mute)}: trained as a scorer and writes no text; there is nothing to sample")
-    for name in mute:
-        say(f"left out: {opened.pop(name).directory} was trained as a scorer and writes no text")
-    example = next(iter(opened.values()), None)
-    runs = [opened.get(name) or bare(name, task, method, overrides, example) for _, name in found]
-    return runs + [look for words in also for look in second_looks(runs, words, may)]
+    judging = {name: run for name, run in opened.items() if not writes_text(run.config)}
+    example = next((run for name, run in opened.items() if name not in judging), None)
+    runs = [opened.get(name) or bare(name, task, method, overrides, example) for _, name in found
+            if name not in judging]
+    return runs + [look for words in also for look in second_looks(runs, words, may)], list(judging.values())
 
 
 def writes_text(config: Config) -> bool:
