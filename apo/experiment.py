@@ -22,7 +22,7 @@ from apo.identity import identity, run_directory, to_yaml, view_of
 from apo.rundir import RunDirectory, command_line, now, read_json, write_json
 from apo.schema import Config, ModelConfig
 from apo.scorers.base import Scorer
-from apo.stages import start_of, started_from
+from apo.stages import start_of, started_from, with_reward_models
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -67,7 +67,7 @@ def train(config: Config) -> RunOutcome:
         if config.force:
             run.move_aside()
         from apo.evaluation import scorers_of
-        scorers = scorers_of(config)
+        scorers = scorers_of(with_reward_models(config, train))
         who = identify(config, scorers)
         _refuse_another_run(run, who)
         if run.is_done():

@@ -20,6 +20,7 @@ from apo.report.comparison import Method, group
 from apo.report.plots import COLOURS, MARKERS, STYLE, write_png
 from apo.report.rescore import MEASURING_CODE, Rescorer, cache_of, code_fingerprint, scorer_of
 from apo.report.runs import Run
+from apo.report.select import in_its_place
 from apo.report.tables import Table, interval_in_words
 
 PAIRING_CODE = ("heldout_items.py", "compared.py", "sampled.py", "objectives", "data/ranked.py", "data/completions.py")
@@ -67,7 +68,7 @@ class PairRescorer(Rescorer):
         stores = corpus.tokenise(tokenizer, cache)
         if not stores[0].of_completions:
             policy = start_policy(run, tokenizer)
-            _, stores = completions(config, corpus, stores, policy, tokenizer, scorer_of(config), cache)
+            _, stores = completions(config, corpus, stores, policy, tokenizer, scorer_of(run), cache)
         return stores[1]
 
 
@@ -86,18 +87,11 @@ def load_reward_model(run: Run) -> tuple[Any, Any]:
 
 
 def start_policy(run: Run, tokenizer: Any) -> Any:
-    """As the run began.  EvaluationError where what it began from is not there."""
+    """As the run began.  RunError where what it began from is not there."""
     from apo.models.load import load_policy
     from apo.stages import start_of
-
-    def refuse(start: Any) -> None:
-        from apo.identity import run_directory
-        from apo.rundir import RunDirectory
-        if not RunDirectory(run_directory(start)).is_done():
-            raise EvaluationError(f"{run.directory} was trained on what {run_directory(start)} wrote, and that run is "
-                                  "not there: run the train.py command of either again")
-    config = run.trained
-    return load_policy(start_of(config, refuse), tokenizer, len(tokenizer), config.seed, value_head=True,
+    config = in_its_place(run.trained, run.directory)
+    return load_policy(start_of(config, None), tokenizer, len(tokenizer), config.seed, value_head=True,
                        block_size=config.data.block_size)
 
 

@@ -95,4 +95,4 @@ def test_pairs_that_the_start_policy_wrote_are_found_again_or_asked_for(tmp_path
     assert len(list((tmp_path / "cache" / "sampled").glob("*/key.json"))) == 1
     shutil.rmtree(tmp_path / "outputs" / "toxicity" / "mle")
     assert evaluate.main([str(run), "--force"]) == 2
-    assert "that run is not there" in capsys.readouterr().err
+    assert "which is not there or not finished, and nothing is trained here" in capsys.readouterr().err
