@@ -24,6 +24,8 @@ class Compared:
     train: RankedRows
     heldout: RankedRows | None
     """None where no held-out prompt has completions to compare."""
+    sizes: dict
+    """What is known of their rows and rewards."""
     precision: str
     """In which the reference was asked, that of training: before the first step policy and reference are equal."""
 
@@ -38,7 +40,9 @@ def compared(config: Config, objective: Objective, corpus, stores: tuple, policy
     """
     with on_its_device(policy):
         corpus, stores = completions(config, corpus, stores, policy, tokenizer, scorer, cache)
-        found = Compared(rows(config, objective, stores[0], end_id), None, resolve_precision(config.training.precision))
+        train = rows(config, objective, stores[0], end_id)
+        scale = corpus.reward_scale.describe() if corpus.reward_scale else {}
+        found = Compared(train, None, train.describe() | scale, resolve_precision(config.training.precision))
         try:
             found.heldout = rows(config, objective, stores[1], end_id)
         except DataError as error:

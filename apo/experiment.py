@@ -193,17 +193,18 @@ def build(config: Config, scorers: dict[str, Scorer], model: ModelConfig) -> Par
     beside = []
     if objective.needs.view == "scored_text":
         source = make_source(config, corpus, train_store, tokenizer, view)
+        sizes = source.describe()
     else:
         from apo.callbacks.heldout_items import HeldoutItems
         from apo.compared import compared
         found = compared(config, objective, corpus, (train_store, heldout_store), policy, tokenizer, scorer,
                          view.eos_id, cache)
-        source = found.train
+        source, sizes = found.train, found.sizes
         if found.heldout is not None:
             beside.append(HeldoutItems(config.evaluation, objective, found.heldout, precision=found.precision,
                                        steps_per_epoch=source.steps_per_epoch,
                                        batch_size=config.training.per_device_train_batch_size))
-    sizes = corpus.describe() | source.describe()
+    sizes = corpus.describe() | sizes
     steps = training_steps(config, sizes.get("tokens_per_epoch"), sizes.get("tokens_per_step"))
     sizes |= {"parameters": policy.num_parameters, "steps": steps}
     heldout = make_heldout(config, heldout_store, tokenizer, view.eos_id)

@@ -269,3 +269,23 @@ def test_it_is_trained_once_and_judges_every_run(tmp_path, monkeypatch, capsys):
     (folder / "reward_model").rename(folder / "elsewhere")
     assert evaluate.main([str(folder / "mle" / mle), "--force"]) == 2
     assert f"{told} {folder / 'reward_model' / judge.name}, which is not there" in capsys.readouterr().err
+
+
+# ---- standardised rewards --------------------------------------------------------------------------------------------
+
+
+def test_standardised_rewards_are_told_by_the_manifest_and_reach_clean_text(places, capsys):
+    outcome = experiment.train(load_config([*places, "method=awr", "data.standardise_rewards=true"]))
+    sizes = json.loads((outcome.path / "manifest.json").read_text())["sizes"]
+    assert (sizes["reward_mean"], sizes["reward_std"]) == (-0.5, 0.5)   # the place in the ranking, 0 or 1, as a score
+    assert rows_of(outcome)[-1]["heldout/bits_per_byte_clean"] > 0      # clean_threshold 0, now the mean
+    with pytest.raises(ConfigError, match="inspector: compares scores with what the scorer says"):
+        experiment.train(load_config([*places, "method=awr", "data.standardise_rewards=true", "scorer=lexicon",
+                                      "scorer.words=[idea]", "callbacks.inspector={}"]))
+
+
+def test_rewards_of_what_the_start_policy_wrote_are_standardised_too(tmp_path):
+    outcome = experiment.train(load_config([f"output_dir={tmp_path / 'outputs'}", f"cache_dir={tmp_path / 'cache'}",
+                                            "task=pii", "scale=smoke", "method=pro", "data.standardise_rewards=true",
+                                            "training.max_steps=2"]))
+    assert json.loads((outcome.path / "manifest.json").read_text())["sizes"]["reward_std"] > 0
