@@ -368,12 +368,14 @@ def seconds_of(run: RunDirectory) -> str:
 
 
 def score_of(config: Config, metrics: dict) -> str:
-    """The metric that picks the best checkpoint: a score, or a reward, which says so."""
+    """The metric that picks the best checkpoint: a score, or a reward, which says so; where nothing judges samples, the
+    accuracy on held-out pairs."""
     scenario = f"generation/{config.evaluation.best or next(iter(config.evaluation.scenarios), '')}"
     if f"{scenario}/score" in metrics:
         return _shown(metrics, f"{scenario}/score")
-    reward = metrics.get(f"{scenario}/reward")
-    return f"{reward:+.4g} reward" if isinstance(reward, float) else "-"
+    if isinstance(reward := metrics.get(f"{scenario}/reward"), float):
+        return f"{reward:+.4g} reward"
+    return f"{metrics['eval/accuracy']:.4g} accuracy" if "eval/accuracy" in metrics else "-"
 
 
 def _shown(metrics: dict, key: str) -> str:

@@ -242,7 +242,9 @@ def test_it_is_trained_once_and_judges_every_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     places = ["task=custom", "scale=smoke", "data.source=completions", "data.path=mine.jsonl", "output_dir=outputs",
               f"cache_dir={tmp_path / 'cache'}", "training.precision=fp32", "evaluation.num_bootstrap=10",
-              "scorer=reward_model", "scorer.overrides=['training.max_steps=3']", "training.max_steps=3"]
+              "scorer=reward_model", "scorer.overrides=['training.max_steps=3']", "training.max_steps=3",
+              "evaluation.heldout_scorers.rm=reward_model",
+              "evaluation.heldout_scorers.rm.overrides=['training.max_steps=3']"]
     config = load_config([*places, "method=awr"])
     facts = dry_run.facts(config)
     assert facts["scorer"].endswith("-s1 (trained first)")
@@ -250,8 +252,8 @@ def test_it_is_trained_once_and_judges_every_run(tmp_path, monkeypatch, capsys):
     judge, = (tmp_path / "outputs" / "custom" / "reward_model").glob("*-s1")
     assert facts["scorer"].startswith(f"outputs/custom/reward_model/{judge.name}")
     assert dry_run.facts(config)["scorer"].endswith("(finished)")
-    told = "scorer is the reward model"
-    assert capsys.readouterr().err.count(told) == 2
+    told = "is the reward model"
+    assert capsys.readouterr().err.count(told) == 4
     scorer = make_scorer({"name": "reward_model", "model": str(judge)})
     for outcome in outcomes:
         manifest = json.loads((outcome.path / "manifest.json").read_text())
@@ -260,7 +262,8 @@ def test_it_is_trained_once_and_judges_every_run(tmp_path, monkeypatch, capsys):
         samples = [json.loads(line) for path in (outcome.path / "samples").glob("*") for line in open(path)]
         assert samples[0]["score"] == pytest.approx(scorer.score([samples[0]["prompt"] + samples[0]["text"]])[0],
                                                     abs=1e-4)
-        assert "generation/unconditional/reward" in rows_of(outcome)[-1]
+        last = rows_of(outcome)[-1]
+        assert last["generation/unconditional/reward"] == last["generation/unconditional/rm/reward"]
     assert not experiment.train(config).fresh
     (tmp_path / "outputs").rename(tmp_path / "moved")
     folder, mle = tmp_path / "moved" / "custom", outcomes[1].path.name

@@ -77,7 +77,7 @@ def with_its_scorers(config: Config, directory: Path) -> Config:
 
 def in_its_place(config: Config, directory: Path) -> Config:
     """With the output directory that the run lies in now, wherever its config says that it was made."""
-    return replace(config, output_dir=str(directory.resolve().parents[2]))
+    return replace(config, output_dir=str(directory.resolve().parent.parent.parent))
 
 
 def judged(config: Config, overrides: Iterable[str]) -> list[str]:

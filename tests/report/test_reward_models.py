@@ -49,6 +49,7 @@ def test_every_evaluation_has_an_interval_and_a_calibration_error(runs):
     assert first["eval/accuracy"] == 0.5 and first["eval/calibration_error"] == 0
     assert first["eval/pairs"] == 3 * first["eval/prompts"] > 0
     assert all(row["eval/accuracy/low"] <= row["eval/accuracy"] <= row["eval/accuracy/high"] for row in measured)
+    assert experiment.score_of(load_config(["task=hh", "method=reward_model"]), first) == "0.5 accuracy"
 
 
 def test_evaluate_says_what_the_run_said(runs, capsys):
