@@ -61,16 +61,21 @@ def run(options: argparse.Namespace) -> None:
     from apo import report
     from apo.launch import set_environment
     from apo.report.capability import is_capability, read
-    from apo.report.select import select
+    from apo.report.select import divided
     names, overrides = split([*options.names, *options.model])
     overrides = [re.sub(r"^base=", "model.base=", text) for text in overrides]
     capability = read([text for text in overrides if is_capability(text)])
     overrides = [text for text in overrides if not is_capability(text)]
-    runs = select(names, overrides, options.task, options.method, options.also)
-    set_environment(any(run.config.offline for run in runs))
-    comparison = report.compare_runs(runs, options.baseline, options.output, seed=options.seed, force=options.force,
-                                     allow=[key for key in options.allow.split(",") if key], capability=capability)
-    report.show(comparison, options.samples)
+    writing, judging = divided(names, overrides, options.task, options.method, options.also)
+    set_environment(any(run.config.offline for run in writing + judging))
+    allow, output = [key for key in options.allow.split(",") if key], options.output
+    if writing:
+        comparison = report.compare_runs(writing, options.baseline, output, seed=options.seed, force=options.force,
+                                         allow=allow, capability=capability)
+        report.show(comparison, options.samples)
+        output = output and Path(output).with_stem(f"{Path(output).stem}-reward_models")
+    if judging:
+        report.show_reward_models(report.compare_reward_models(judging, output, force=options.force, allow=allow))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -33,6 +33,8 @@ class Compared:
     train: RankedRows
     heldout: RankedRows | None
     """None where no held-out prompt has completions to compare."""
+    sizes: dict
+    """What is known of their rows and rewards."""
     precision: str
     """In which the reference was asked, that of training: before the first step policy and reference are equal."""
 
@@ -45,25 +47,32 @@ def compared(config: Config, objective: Objective, corpus, stores: tuple, policy
         end_id: of the token in front of every prompt.
     Raises DataError where no completion of the training data is better than another.
     """
-    weights = weights_digest(policy)
     with on_its_device(policy):
-        if not stores[0].of_completions:
-            corpus = sampled_corpus(config.data.sampled, corpus, policy, weights, tokenizer, scorer, config.seed,
-                                    config.evaluation.batch_size, cache)
-            stores = corpus.tokenise(tokenizer, cache)
-        found = Compared(rows(config, objective, stores[0], end_id), None, resolve_precision(config.training.precision))
+        corpus, stores = completions(config, corpus, stores, policy, tokenizer, scorer, cache)
+        train = rows(config, objective, stores[0], end_id)
+        scale = corpus.reward_scale.describe() if corpus.reward_scale else {}
+        found = Compared(train, None, train.describe() | scale, resolve_precision(config.training.precision))
         try:
             found.heldout = rows(config, objective, stores[1], end_id)
         except DataError as error:
             warn(f"nothing is measured on held-out items: {str(error).replace('training data', 'held-out data')}")
         if objective.needs.reference:
-            key = {"corpus": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer), "weights": weights,
-                   **chat_key(config.data, tokenizer)}
+            key = {"corpus": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer),
+                   "weights": weights_digest(policy), **chat_key(config.data, tokenizer)}
             for split, each in (("train", found.train), ("heldout", found.heldout)):
                 if each is not None:
                     each.keep_reference(reference_logps(policy, each, {**key, "split": split}, cache, found.precision,
                                                         config.training.per_device_train_batch_size))
     return found
+
+
+def completions(config: Config, corpus, stores: tuple, policy, tokenizer, scorer, cache: Cache) -> tuple:
+    """(corpus, stores) of prompts with completions: the task's own, or what the policy, as training begins, writes."""
+    if not stores[0].of_completions:
+        corpus = sampled_corpus(config.data.sampled, corpus, policy, weights_digest(policy), tokenizer, scorer,
+                                config.seed, config.evaluation.batch_size, cache)
+        stores = corpus.tokenise(tokenizer, cache)
+    return corpus, stores
 
 
 def rows(config: Config, objective: Objective, store, end_id: int) -> RankedRows:

@@ -14,7 +14,7 @@ from apo.errors import ConfigError, ModelError, UserError
 from apo.identity import run_directory, to_yaml, view_of
 from apo.rundir import RunDirectory
 from apo.schema import Config
-from apo.stages import start_config
+from apo.stages import reward_model_configs, start_config
 
 ADAM_BYTES = 16
 """Per parameter: weight, gradient and two moments, fp32."""
@@ -66,9 +66,10 @@ def facts(config: Config) -> dict[str, str]:
                                  f"{training.per_device_train_batch_size} rows (on one device)",
         "parameters": _parameters(shape) if shape else f"unknown: {why}",
     }
-    if start is not None:
-        there = "finished" if RunDirectory(run_directory(start)).is_done() else "trained first"
-        lines["starts from"] = f"{run_directory(start)} ({there})"
+    needed = ({} if start is None else {"starts from": start}) | reward_model_configs(config)
+    for name, other in needed.items():
+        there = "finished" if RunDirectory(run_directory(other)).is_done() else "trained first"
+        lines[name] = f"{run_directory(other)} ({there})"
     return lines | _estimates(config, shape, steps, tokens_per_step)
 
 

@@ -22,7 +22,7 @@ from apo.identity import identity, run_directory, to_yaml, view_of
 from apo.rundir import RunDirectory, command_line, now, read_json, write_json
 from apo.schema import Config, ModelConfig
 from apo.scorers.base import Scorer
-from apo.stages import start_of, started_from
+from apo.stages import start_of, started_from, with_reward_models
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -67,7 +67,7 @@ def train(config: Config) -> RunOutcome:
         if config.force:
             run.move_aside()
         from apo.evaluation import scorers_of
-        scorers = scorers_of(config)
+        scorers = scorers_of(with_reward_models(config, train))
         who = identify(config, scorers)
         _refuse_another_run(run, who)
         if run.is_done():
@@ -198,17 +198,18 @@ def build(config: Config, scorers: dict[str, Scorer], model: ModelConfig) -> Par
     beside = []
     if objective.needs.view == "scored_text":
         source = make_source(config, corpus, train_store, tokenizer, view)
+        sizes = source.describe()
     else:
         from apo.callbacks.heldout_items import HeldoutItems
         from apo.compared import compared
         found = compared(config, objective, corpus, (train_store, heldout_store), policy, tokenizer, scorer,
                          view.eos_id, cache)
-        source = found.train
+        source, sizes = found.train, found.sizes
         if found.heldout is not None:
             beside.append(HeldoutItems(config.evaluation, objective, found.heldout, precision=found.precision,
                                        steps_per_epoch=source.steps_per_epoch,
                                        batch_size=config.training.per_device_train_batch_size))
-    sizes = corpus.describe() | source.describe()
+    sizes = corpus.describe() | sizes
     steps = training_steps(config, sizes.get("tokens_per_epoch"), sizes.get("tokens_per_step"))
     sizes |= {"parameters": policy.num_parameters, "steps": steps}
     heldout = make_heldout(config, heldout_store, tokenizer, view.eos_id)
@@ -372,12 +373,14 @@ def seconds_of(run: RunDirectory) -> str:
 
 
 def score_of(config: Config, metrics: dict) -> str:
-    """The metric that picks the best checkpoint: a score, or a reward, which says so."""
+    """The metric that picks the best checkpoint: a score, or a reward, which says so; where nothing judges samples, the
+    accuracy on held-out pairs."""
     scenario = f"generation/{config.evaluation.best or next(iter(config.evaluation.scenarios), '')}"
     if f"{scenario}/score" in metrics:
         return _shown(metrics, f"{scenario}/score")
-    reward = metrics.get(f"{scenario}/reward")
-    return f"{reward:+.4g} reward" if isinstance(reward, float) else "-"
+    if isinstance(reward := metrics.get(f"{scenario}/reward"), float):
+        return f"{reward:+.4g} reward"
+    return f"{metrics['eval/accuracy']:.4g} accuracy" if "eval/accuracy" in metrics else "-"
 
 
 def _shown(metrics: dict, key: str) -> str:

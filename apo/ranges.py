@@ -155,6 +155,11 @@ def _view(config: Config) -> Iterator[tuple[str, str]]:
         yield from _loss_on(config, view, record)
     if config.data.chat_template == "tokenizer":
         yield from _chat(config, record)
+    if config.data.standardise_rewards and config.data.streaming:
+        yield "data.standardise_rewards", "takes mean and deviation of all rewards, which streamed data do not tell"
+    if config.data.standardise_rewards and view == record == "scored_text":
+        yield "data.standardise_rewards", (f"{config.method} trains on the scores of {config.data.source}, which are "
+                                           "of texts without prompts and stay as they are: leave it out")
     if view == "scored_text" or record != "scored_text":
         return
     if not config.scorer:

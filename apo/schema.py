@@ -86,6 +86,12 @@ class DataConfig:
     the tokenizer brings.  Scorers and metrics read them as they are."""
     pairs_per_prompt: int | None = 10
     """Preferences made from the completions of one prompt, at most.  null: all."""
+    standardise_rewards: bool = False
+    """Of prompts with completions: rewards, of the data or of a scorer, are shifted and scaled to mean 0 and standard
+    deviation 1 over the training completions, and held-out ones by the same.  All that is a number on their scale is
+    then in standard deviations: a temperature (`objective.beta` of awr and rwr), and thresholds of training and of
+    clean held-out text, where a score of 0 is the mean and 1 is worse by one deviation.  Percentiles mean what they
+    meant, and so do `hit_threshold` and logged rewards: samples are judged as the scorer judges."""
     sampled: SampledConfig = field(default_factory=SampledConfig)
     ranking_length: int = 4
     """Completions of one prompt in a ranking, the best ones."""

@@ -1,46 +1,60 @@
-"""What a run starts from: the run of another method, found by its config or trained first, once for all that ask.
+"""Runs that a run needs: what it starts from, and the reward models among its scorers.  Each is found by its config or
+trained first, once for all that ask.
 
 `init_from: {method: mle}` of a method's config means: the policy that mle leaves on the same task, data, model and seed
-at the same scale.  That run is a run like any other, in its own directory; here it is only found its config.
+at the same scale.  `scorer: {name: reward_model}` without a model means: the reward model of the same task, data and
+model at the same scale, of one seed whatever the run's, since a judge is the same for all that are compared.  Such a
+run is a run like any other, in its own directory; here it is only found its config.
 """
 
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Callable
 
 from apo.console import say
-from apo.errors import ConfigError
+from apo.errors import ConfigError, RunError
 from apo.identity import run_directory
+from apo.rundir import RunDirectory
 from apo.schema import ConditionalConfig, Config, LoraConfig, ModelConfig
 
 FINAL = "final"
+REWARD_MODEL = "reward_model"
+"""Both the method and the scorer that is what the method leaves."""
+Train = Callable[[Config], Any]
 
 
 def start_config(config: Config) -> Config | None:
-    """The config of the run that this one starts from; None where it starts from its model.
-
-    Budget, learning rate and objective are the start method's own; everything that is not a method's (task, data,
-    model, scorer, seed, evaluation, places) is this run's."""
+    """The config of the run that this one starts from; None where it starts from its model."""
     if config.init_from.method is None:
         return None
+    start, _ = _beside(config, config.init_from.method, config.init_from.overrides, config.init_from.seed)
+    if start.init_from.method == start.method:
+        raise ConfigError(f"init_from: {start.method} would start from {start.method}, and that from itself again")
+    return start
+
+
+def _beside(config: Config, method: str, overrides: list[str], seed: int | None) -> tuple[Config, Config]:
+    """The config of another method's run beside this one, and the same as its task has it.
+
+    Budget, learning rate and objective are that method's own; everything that is not a method's (task, data, model,
+    scorer, seed, evaluation, places) is this run's."""
     from apo.config import load_config
-    names = [f"task={config.task}", f"method={config.init_from.method}", f"scale={config.scale}"]
+    names = [f"task={config.task}", f"method={method}", f"scale={config.scale}"]
     own = [f"plugins=[{','.join(config.plugins)}]"] if config.plugins else []
     if config.data.path:        # what a task may leave to the user
         own.append(f"data.source={config.data.source}")
         own.append(f"data.path={_listed(config.data.path)}")
-    start = load_config([*names, *own, *config.init_from.overrides])
-    if start.init_from.method == start.method:
-        raise ConfigError(f"init_from: {start.method} would start from {start.method}, and that from itself again")
-    data = replace(deepcopy(config.data), filter_threshold=start.data.filter_threshold,
-                   conditional_training_config=start.data.conditional_training_config or ConditionalConfig())
-    evaluation = replace(deepcopy(config.evaluation), prefix=start.evaluation.prefix,
-                         banned_tokens=start.evaluation.banned_tokens)
-    return replace(start, data=data, model=_start_model(config.model), scorer=deepcopy(config.scorer),
-                   evaluation=evaluation, seed=config.seed if config.init_from.seed is None else config.init_from.seed,
-                   output_dir=config.output_dir, cache_dir=config.cache_dir, offline=config.offline,
-                   logger=deepcopy(config.logger), group=config.group, tags=config.tags, debug=config.debug)
+    made = load_config([*names, *own, *overrides])
+    data = replace(deepcopy(config.data), filter_threshold=made.data.filter_threshold,
+                   conditional_training_config=made.data.conditional_training_config or ConditionalConfig())
+    evaluation = replace(deepcopy(config.evaluation), prefix=made.evaluation.prefix,
+                         banned_tokens=made.evaluation.banned_tokens)
+    return replace(made, data=data, model=_start_model(config.model), scorer=deepcopy(config.scorer),
+                   evaluation=evaluation, seed=config.seed if seed is None else seed, output_dir=config.output_dir,
+                   cache_dir=config.cache_dir, offline=config.offline, logger=deepcopy(config.logger),
+                   group=config.group, tags=config.tags, debug=config.debug), made
 
 
 def _start_model(model: ModelConfig) -> ModelConfig:
@@ -55,24 +69,80 @@ def _listed(path) -> str:
     return quoted(path) if isinstance(path, str) else f"[{','.join(map(quoted, path))}]"
 
 
+def reward_model_configs(config: Config) -> dict[str, Config]:
+    """The configs of the runs whose reward models the config's scorers are, by the option that names each: those
+    without a model.  Raises ConfigError for one that would need itself."""
+    return {path: _reward_model_config(config, path, node) for path, node in _unnamed(config).items()}
+
+
+def _unnamed(config: Config) -> dict[str, dict[str, Any]]:
+    """Nodes of scorers `reward_model` that name no model, by their option."""
+    evaluation = config.evaluation
+    nodes = {"scorer": config.scorer, "evaluation.scorer": evaluation.scorer}
+    nodes |= {f"evaluation.heldout_scorers.{name}": node for name, node in evaluation.heldout_scorers.items()}
+    return {path: node for path, node in nodes.items() if node.get("name") == REWARD_MODEL and not node.get("model")}
+
+
+def _reward_model_config(config: Config, path: str, node: dict[str, Any]) -> Config:
+    """It judges nothing by itself: for a `scorer` that is such a reward model it has the task's own, and no other."""
+    try:
+        made, own = _beside(config, REWARD_MODEL, node["overrides"], node["seed"])
+    except ConfigError as error:
+        raise ConfigError(f"{path}.model: none is given, and none can be trained on this task: {problem}"
+                          for problem in error.problems) from error
+    unnamed, evaluation = _unnamed(made), made.evaluation
+    if "scorer" in unnamed:
+        made.scorer = own.scorer
+    if "evaluation.scorer" in unnamed:
+        evaluation.scorer = {}
+    evaluation.heldout_scorers = {name: each for name, each in evaluation.heldout_scorers.items()
+                                  if f"evaluation.heldout_scorers.{name}" not in unnamed}
+    if _unnamed(made):
+        raise ConfigError(f"{path}.model: none is given, and one trained on task {config.task} would need itself, "
+                          "since the task names it as its own scorer: name another scorer there, or a model here")
+    return made
+
+
+def with_reward_models(config: Config, train: Train | None = None) -> Config:
+    """The config with every reward model among its scorers named by the directory of its run, which is trained by
+    `train(config)` first if it has to be; with None it must be there, or RunError says so."""
+    named = deepcopy(config)
+    nodes = _unnamed(named)
+    for path, needed in reward_model_configs(config).items():
+        nodes[path]["model"] = str(_made(needed, f"{path} is the reward model", train))
+    return named
+
+
 def started_from(config: Config) -> dict[str, str]:
-    """For a run's identity: the directory of the run it starts from, whose name is a function of its config."""
+    """For a run's identity: the directories of the runs it needs, whose names are functions of their configs."""
     start = start_config(config)
-    return {} if start is None else {"init_from.run": "/".join(run_directory(start).parts[-3:])}
+    needed = ({} if start is None else {"init_from.run": start}) | {
+        f"{path}.run": each for path, each in reward_model_configs(config).items()}
+    return {name: "/".join(run_directory(each).parts[-3:]) for name, each in needed.items()}
 
 
-def start_of(config: Config, train) -> ModelConfig:
-    """The model that a run starts from, its start run trained by `train(config)` first if it has to be.  A second
-    process that needs the same one waits."""
+def start_of(config: Config, train: Train | None) -> ModelConfig:
+    """The model that a run starts from; `train` as in `with_reward_models`."""
     start = start_config(config)
     if start is None:
         return config.model
-    directory = run_directory(start)
-    with waiting_for(directory):
-        say(f"{config.method} starts from {directory}")
-        train(start)
+    directory = _made(start, f"{config.method} starts from", train)
     return replace(config.model, name=str(directory / FINAL), revision=None, tokenizer=None, from_scratch=False,
                    config={})
+
+
+def _made(needed: Config, what: str, train: Train | None) -> Path:
+    """The directory of a finished run.  A second process that needs the same one waits."""
+    directory = run_directory(needed)
+    if train is None:
+        if not RunDirectory(directory).is_done():
+            raise RunError(f"{what} {directory}, which is not there or not finished, and nothing is trained here: run "
+                           f"train.py --task {needed.task} --method {needed.method} as that run was or would be")
+        return directory
+    with waiting_for(directory):
+        say(f"{what} {directory}")
+        train(needed)
+    return directory
 
 
 @contextmanager

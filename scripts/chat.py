@@ -63,14 +63,14 @@ def parser() -> argparse.ArgumentParser:
 
 def speaker(name: str, options: argparse.Namespace) -> Speaker:
     """Loads a run or a bare model.  EvaluationError or ModelError where there is none."""
-    from apo.report.runs import Run, kind_of, open_run
+    from apo.report.runs import Run, kind_of
     from apo.report.select import select
     kind = kind_of(name)
     if kind == "folder":
         raise EvaluationError(f"{name} is a folder; name one run in it.")
     if kind == "run":
-        from apo.config import config_from_file
-        run = open_run(Path(name), config_from_file)
+        from apo.report.select import trained
+        run = trained(Path(name), [], ())
         return load(f"{run.method}, seed {run.seed}", run, options)
     if kind == "published":
         return load(name, select([name])[0], options, judged=False)

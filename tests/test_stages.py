@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification
 
-from apo import experiment, stages
+import evaluate
+from apo import dry_run, experiment, stages
 from apo import reference_logps as reference
 from apo.cache import Cache
 from apo.config import load_config
@@ -187,3 +188,109 @@ def test_a_reward_model_is_no_row_of_a_table(places, capsys):
     assert f"left out: {outcome.path} was trained as a scorer" in capsys.readouterr().err
     with pytest.raises(EvaluationError, match="trained as a scorer and writes no text"):
         select([str(outcome.path)])
+
+
+# ---- reward models as scorers ----------------------------------------------------------------------------------------
+
+
+def needed(places, *options):
+    return stages.reward_model_configs(load_config([*places, *options]))
+
+
+def test_a_scorer_without_a_model_is_the_reward_model_of_the_task(places):
+    """One for all methods, seeds and budgets; that of the method `reward_model` itself where it is the same."""
+    by_scorer = needed(places, "method=mle", "scorer=reward_model")["scorer"]
+    assert by_scorer.method == "reward_model" and by_scorer.scorer == {} and by_scorer.seed == 1
+    held_out = "evaluation.heldout_scorers.rm=reward_model"
+    others = [needed(places, *options) for options in (
+        ["method=mle", held_out], ["method=dpo", held_out, "seed=2"], ["method=conditional", "scorer=reward_model"],
+        ["method=mle", "training.max_steps=4", "evaluation.scorer=reward_model"])]
+    directory = run_directory(load_config([*places, "method=reward_model", "training.precision=auto"]))
+    assert {run_directory(each) for every in others for each in every.values()} == {directory}
+    assert run_directory(by_scorer) == directory and not stages.reward_model_configs(by_scorer)
+    told = [*places, "method=mle", "scorer=reward_model"]
+    for option in ("scorer.seed=2", "scorer.overrides=['training.max_steps=4']"):
+        assert run_directory(needed(told, option)["scorer"]) != directory
+    assert needed(told, "scorer.model=somewhere") == {}
+    assert stages.started_from(load_config(told)) == {"scorer.run": "/".join(directory.parts[-3:])}
+
+
+def test_a_reward_model_keeps_the_tasks_own_scorer_and_so_does_what_it_starts_from():
+    made = needed(["task=hh", "scale=smoke"], "method=dpo", "scorer=reward_model")["scorer"]
+    assert made.scorer["name"] == stages.start_config(made).scorer["name"] == "hh_rule"
+    made = needed(["task=toxicity", "scale=smoke"], "method=mle", "evaluation.heldout_scorers.rm=reward_model")
+    assert list(made["evaluation.heldout_scorers.rm"].evaluation.heldout_scorers) == ["insults"]
+    with pytest.raises(ConfigError, match="scorer.model: none is given, and none can be trained on this task: .*text"):
+        needed(["task=custom", "data.path=mine.jsonl", "scale=smoke"], "method=mle", "scorer=reward_model")
+
+
+def test_a_task_whose_own_scorer_is_its_reward_model_is_refused(tmp_path, monkeypatch):
+    package = tmp_path / "endless_task"
+    (package / "configs" / "task").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "configs" / "task" / "endless.yaml").write_text(
+        "# @package _global_\n# Its own judge.\ndata: {source: synthetic_hh}\nscorer: {name: reward_model}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = load_config(["task=endless", "method=mle", "scale=smoke", "plugins=[endless_task]"])
+    with pytest.raises(ConfigError, match="trained on task endless would need itself, since the task names it"):
+        stages.reward_model_configs(config)
+
+
+def test_it_is_trained_once_and_judges_every_run(tmp_path, monkeypatch, capsys):
+    """In the data, where they bring no rewards, and of samples; evaluate.py finds it where the runs were moved to."""
+    rows = [{"chosen": f"\n\nHuman: what is {i} plus {i % 7}?\n\nAssistant: It is {i + i % 7}.",
+             "rejected": f"\n\nHuman: what is {i} plus {i % 7}?\n\nAssistant: No idea."} for i in range(60)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    places = ["task=custom", "scale=smoke", "data.source=completions", "data.path=mine.jsonl", "output_dir=outputs",
+              f"cache_dir={tmp_path / 'cache'}", "training.precision=fp32", "evaluation.num_bootstrap=10",
+              "scorer=reward_model", "scorer.overrides=['training.max_steps=3']", "training.max_steps=3",
+              "evaluation.heldout_scorers.rm=reward_model",
+              "evaluation.heldout_scorers.rm.overrides=['training.max_steps=3']"]
+    config = load_config([*places, "method=awr"])
+    facts = dry_run.facts(config)
+    assert facts["scorer"].endswith("-s1 (trained first)")
+    outcomes = [experiment.train(each) for each in (config, load_config([*places, "method=mle", "seed=2"]))]
+    judge, = (tmp_path / "outputs" / "custom" / "reward_model").glob("*-s1")
+    assert facts["scorer"].startswith(f"outputs/custom/reward_model/{judge.name}")
+    assert dry_run.facts(config)["scorer"].endswith("(finished)")
+    told = "is the reward model"
+    assert capsys.readouterr().err.count(told) == 4
+    scorer = make_scorer({"name": "reward_model", "model": str(judge)})
+    for outcome in outcomes:
+        manifest = json.loads((outcome.path / "manifest.json").read_text())
+        assert manifest["identity"]["scorer.run"] == f"custom/reward_model/{judge.name}"
+        assert manifest["identity"]["scorer"] == scorer.fingerprint()
+        samples = [json.loads(line) for path in (outcome.path / "samples").glob("*") for line in open(path)]
+        assert samples[0]["score"] == pytest.approx(scorer.score([samples[0]["prompt"] + samples[0]["text"]])[0],
+                                                    abs=1e-4)
+        last = rows_of(outcome)[-1]
+        assert last["generation/unconditional/reward"] == last["generation/unconditional/rm/reward"]
+    assert not experiment.train(config).fresh
+    (tmp_path / "outputs").rename(tmp_path / "moved")
+    folder, mle = tmp_path / "moved" / "custom", outcomes[1].path.name
+    assert evaluate.main([str(folder / "mle" / mle), "--samples", "0"]) == 0
+    assert "unconditional: 8 samples a run, higher is better" in capsys.readouterr().out
+    (folder / "reward_model").rename(folder / "elsewhere")
+    assert evaluate.main([str(folder / "mle" / mle), "--force"]) == 2
+    assert f"{told} {folder / 'reward_model' / judge.name}, which is not there" in capsys.readouterr().err
+
+
+# ---- standardised rewards --------------------------------------------------------------------------------------------
+
+
+def test_standardised_rewards_are_told_by_the_manifest_and_reach_clean_text(places, capsys):
+    outcome = experiment.train(load_config([*places, "method=awr", "data.standardise_rewards=true"]))
+    sizes = json.loads((outcome.path / "manifest.json").read_text())["sizes"]
+    assert (sizes["reward_mean"], sizes["reward_std"]) == (-0.5, 0.5)   # the place in the ranking, 0 or 1, as a score
+    assert rows_of(outcome)[-1]["heldout/bits_per_byte_clean"] > 0      # clean_threshold 0, now the mean
+    with pytest.raises(ConfigError, match="inspector: compares scores with what the scorer says"):
+        experiment.train(load_config([*places, "method=awr", "data.standardise_rewards=true", "scorer=lexicon",
+                                      "scorer.words=[idea]", "callbacks.inspector={}"]))
+
+
+def test_rewards_of_what_the_start_policy_wrote_are_standardised_too(tmp_path):
+    outcome = experiment.train(load_config([f"output_dir={tmp_path / 'outputs'}", f"cache_dir={tmp_path / 'cache'}",
+                                            "task=pii", "scale=smoke", "method=pro", "data.standardise_rewards=true",
+                                            "training.max_steps=2"]))
+    assert json.loads((outcome.path / "manifest.json").read_text())["sizes"]["reward_std"] > 0

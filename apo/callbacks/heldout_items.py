@@ -9,12 +9,10 @@ import numpy as np
 
 from apo.callbacks.base import Callback, Checked, Measurement, scheduled
 from apo.console import progress
-from apo.lazy import Lazy, torch
-from apo.metrics import running
+from apo.lazy import Lazy
 from apo.schema import EvaluationConfig
 
-base = Lazy("apo.objectives.base")
-generate = Lazy("apo.rollouts.generate")
+heldout_items = Lazy("apo.heldout_items")
 
 MOST = 512
 """Items measured on, of the held-out ones the first in an order that is the same for every run."""
@@ -33,24 +31,14 @@ class HeldoutItems(Callback):
                  precision: str):
         self.config, self.objective, self.rows, self.precision = config, objective, rows, precision
         self.steps_per_epoch, self.batch_size = steps_per_epoch, batch_size
-        self.chosen_R = np.arange(rows.num_items)[:MOST]
+        self.chosen_P = np.arange(rows.num_items)[:MOST]
 
     def due(self, step: int, max_steps: int) -> bool:
         return scheduled(self.config, self.steps_per_epoch, step, max_steps)
 
     def measure(self, policy, step: int, max_steps: int, check: Callable[[], None]) -> Measurement:
-        total, items, metrics = 0.0, 0, running.Running()
-        autocast = torch.autocast(policy.device.type, torch.bfloat16, enabled=self.precision == "bf16")
-        bar = progress("held-out items", len(self.chosen_R))
-        with generate.evaluating(policy), torch.no_grad(), autocast, bar as shown:
-            bar = Checked(shown, check)
-            batches = [self.rows.rows(self.chosen_R[start:start + self.batch_size]).to(policy.device)
-                       for start in range(0, len(self.chosen_R), self.batch_size)]
-            base.tell_of_step(self.objective, policy, batches)
-            for batch in batches:
-                loss = self.objective.compute_loss(policy, batch)
-                total, items = total + float(loss.total), items + self.objective.count_items(batch)
-                metrics.add(loss.metrics)
-                bar.advance(len(batch))
-        return Measurement({"eval/loss": total / items} | {f"eval/{name}": value
-                                                          for name, value in metrics.read().items()})
+        with progress("held-out items", len(self.chosen_P)) as bar:
+            measured = heldout_items.measure_items(
+                policy, self.objective, self.rows, self.chosen_P, batch_size=self.batch_size, precision=self.precision,
+                confidence=self.config.confidence, bar=Checked(bar, check))
+        return Measurement({f"eval/{name}": value for name, value in measured.metrics.items()})

@@ -60,6 +60,9 @@ class Inspector(Callback):
         if context.scorer is None:
             raise ConfigError("callbacks.inspector: the data bring their scores and nothing scores them anew: name "
                               "what made them with scorer=")
+        if context.config.data.standardise_rewards:
+            raise ConfigError("callbacks.inspector: compares scores with what the scorer says, and "
+                              "data.standardise_rewards has scaled them: leave one of the two out")
         return super().bind(context)
 
     def measure(self, policy, step: int, max_steps: int, check: Callable[[], None]) -> Measurement:

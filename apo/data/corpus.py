@@ -19,6 +19,7 @@ from apo.cache import Cache, digest
 from apo.console import progress, warn
 from apo.data.chat import chat_of
 from apo.data.records import ScoredText, Standing
+from apo.data.rewards import RewardScale
 from apo.data.scoring import SegmentScorer, annotate
 from apo.data.sources.base import Document, Source, segmentation, sources
 from apo.data.store import TokenStore, cached_store
@@ -54,6 +55,9 @@ def prepare_corpus(data: DataConfig, scorer: SegmentScorer | None, cache: Cache)
 class Corpus:
     """Documents on disk; in memory, two hashes per document and nothing else."""
 
+    reward_scale: RewardScale | None = None
+    """Of standardised rewards, once they are tokenised."""
+
     def __init__(self, folder: Path, source: Source, fingerprint: str):
         self.folder, self.source, self.fingerprint = folder, source, fingerprint
         try:
@@ -72,11 +76,16 @@ class Corpus:
         return (text for document in self.documents(split) for text in document.texts)
 
     def tokenise(self, tokenizer: "PreTrainedTokenizerBase", cache: Cache) -> tuple[TokenStore, TokenStore]:
-        """Training and held-out documents, from the cache or tokenised now."""
+        """Training and held-out documents, from the cache or tokenised now; of completions with the rewards that the
+        options ask for."""
         chat = chat_of(self.source.data, tokenizer)
-        return tuple(cached_store(cache, {"corpus": self.fingerprint, "split": split}, partial(self.documents, split),
-                                  int(chosen_D.sum()), tokenizer, chat)
-                     for split, chosen_D in (("train", self.train_D), ("heldout", self.heldout_D)))
+        train, heldout = (cached_store(cache, {"corpus": self.fingerprint, "split": split},
+                                       partial(self.documents, split), int(chosen_D.sum()), tokenizer, chat)
+                          for split, chosen_D in (("train", self.train_D), ("heldout", self.heldout_D)))
+        if self.source.data.standardise_rewards and train.of_completions:
+            self.reward_scale = RewardScale.of(train)
+            train, heldout = self.reward_scale.applied(train), self.reward_scale.applied(heldout)
+        return train, heldout
 
     @cached_property
     def prompts(self) -> dict[str, list[str]]:
@@ -88,9 +97,10 @@ class Corpus:
 
     def describe(self) -> dict[str, Any]:
         """Sizes by split, `overlap` (held-out documents left out because training has their text too, whatever the
-        white space), `empty` (documents without text, left out) and where the scores come from."""
+        white space), `empty` (documents without text, left out), where the scores come from, and, once they are
+        tokenised, how rewards were scaled."""
         return {"documents": int(self.train_D.sum()), "heldout_documents": int(self.heldout_D.sum()),
-                "overlap": self.overlap, **self.summary}
+                "overlap": self.overlap, **self.summary, **(self.reward_scale.describe() if self.reward_scale else {})}
 
     def _split(self) -> None:
         import pyarrow.parquet

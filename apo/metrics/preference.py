@@ -2,6 +2,8 @@
 
 A *margin* is the reward of the answer that people chose minus that of the one they rejected.  In the model of Bradley
 and Terry, which reward models are trained by, sigmoid(margin) is the probability that the chosen one is the better.
+
+Pairs of one prompt share its completions and are not independent, so intervals go by prompts (`clustered_share`).
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Sequence
 
 from apo.lazy import Lazy
-from apo.metrics.statistics import Interval, wilson
+from apo.metrics.statistics import Interval, clustered_share
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,21 +42,25 @@ class Calibration:
     """Mean over pairs of |confidence - observed share| of their bin, 0 to 1."""
 
 
-def pair_accuracy(margins_P: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Share of pairs in which the chosen answer has the higher reward, with Wilson's interval.  A tie is half a pair.
+def pair_accuracy(margins_P: Sequence[float], prompts_P: Sequence[int] | None = None,
+                  confidence: float = 0.95) -> Interval:
+    """Share of pairs in which the chosen answer has the higher reward.  A tie is half a pair.
 
-    Raises ValueError where there is no pair, or a margin that is no number."""
-    return _share(_margins(margins_P), confidence)
+    `prompts_P`: the number of each pair's prompt; None where no two pairs have the same.  Raises ValueError where there
+    is no pair, or a margin that is no number."""
+    return clustered_share(_right(_margins(margins_P)), prompts_P, confidence)
 
 
-def calibration_curve(margins_P: Sequence[float], bins: int = 10, confidence: float = 0.95) -> Calibration:
+def calibration_curve(margins_P: Sequence[float], prompts_P: Sequence[int] | None = None, bins: int = 10,
+                      confidence: float = 0.95) -> Calibration:
     """How often the reward model is right where it says it is so sure.
 
     A model is as sure of the answer it prefers as sigmoid(|margin|) says, 1/2 to 1, and right where the margin is
     positive; a tie is half right.  `bins` are of equal width in that confidence.  Raises ValueError as
     `pair_accuracy` does."""
     margins_P = _margins(margins_P)
-    sure_P = (1 + np.tanh(np.abs(margins_P) / 2)) / 2
+    right_P, sure_P = _right(margins_P), (1 + np.tanh(np.abs(margins_P) / 2)) / 2
+    prompts_P = np.arange(len(margins_P)) if prompts_P is None else np.asarray(prompts_P)
     edges = np.linspace(0.5, 1, bins + 1)
     bin_P = np.clip(np.searchsorted(edges, sure_P, side="right") - 1, 0, bins - 1)
     made, error = [], 0.0
@@ -63,13 +69,13 @@ def calibration_curve(margins_P: Sequence[float], bins: int = 10, confidence: fl
         count = int(inside.sum())
         if count:
             made.append(Bin(float(edges[i]), float(edges[i + 1]), count, float(sure_P[inside].mean()),
-                            _share(margins_P[inside], confidence)))
+                            clustered_share(right_P[inside], prompts_P[inside], confidence)))
             error += count / len(margins_P) * abs(made[-1].confidence - made[-1].observed.mean)
     return Calibration(made, error)
 
 
-def _share(margins_P: np.ndarray, confidence: float) -> Interval:
-    return wilson(float((margins_P > 0).sum() + (margins_P == 0).sum() / 2), len(margins_P), confidence)
+def _right(margins_P: np.ndarray) -> np.ndarray:
+    return (1 + np.sign(margins_P)) / 2
 
 
 def _margins(margins_P: Sequence[float]) -> np.ndarray:

@@ -101,12 +101,31 @@ def paired_t(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -
     return interval, float(2 * special.stdtr(len(differences) - 1, -t))
 
 
-def wilson(hits: float, total: int, confidence: float = 0.95) -> Interval:
+def wilson(hits: float, total: float, confidence: float = 0.95) -> Interval:
     """A share with Wilson's score interval (without continuity correction)."""
     share, z = hits / total, float(special.ndtri((1 + confidence) / 2))
     centre = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     return Interval(share, 0.0 if hits == 0 else centre - half, 1.0 if hits == total else centre + half)
+
+
+def clustered_share(hits: Sequence[float], groups: Sequence[int] | None = None, confidence: float = 0.95) -> Interval:
+    """Mean of hits (0 to 1) that are alike within a group, with Wilson's interval on as many independent hits as are
+    worth the same (Kish 1965; Korn and Graubard 1998): the number of hits over the design effect, by which the variance
+    of sums of whole groups exceeds that of single hits.
+
+    Wilson's and not the bootstrap over groups, which has no width where all hits are equal and covers too seldom near 0
+    and 1 (the test measures it).  There, each group counts as one hit.  null: every hit is a group of its own."""
+    hits, groups = np.asarray(hits, float), np.arange(len(hits)) if groups is None else np.asarray(groups)
+    share, group_N = float(hits.mean()), np.unique(groups, return_inverse=True)[1]
+    count, worth = int(group_N.max()) + 1, len(hits)
+    if share in (0, 1) or count == 1:
+        worth = count
+    elif count < len(hits):
+        excess = np.bincount(group_N, weights=hits - share)
+        effect = (excess @ excess) / len(hits) * count / (count - 1) * (1 - 1 / len(hits)) / (share * (1 - share))
+        worth = len(hits) / max(effect, 1.0)
+    return wilson(share * worth, worth, confidence)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

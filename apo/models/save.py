@@ -32,6 +32,15 @@ def save_reward_model(policy: Policy, folder: Path) -> None:
     made.save(folder)
 
 
+def load_reward_policy(folder: str | Path) -> Policy:
+    """What `save_reward_model` left, as the policy whose value head it was.  It has no language-model head."""
+    from apo.models.reward_model import load_reward_model
+    loaded = load_reward_model(folder)
+    policy = Policy(loaded.body, value_head=True)
+    policy.value_head.linear.load_state_dict(loaded.score.state_dict())
+    return policy.eval()
+
+
 def restore_policy(policy: Policy, folder: Path) -> None:
     """Weights into the policy that stands, through transformers' own reader (tied weights, shards, renamed keys)."""
     if is_adapted(policy.model):

@@ -35,6 +35,9 @@ class Loss:
     total: "torch.Tensor"  # noqa: F821
     """Scalar with gradient: the sum over items."""
     metrics: dict[str, Stat] = field(default_factory=dict)
+    margins_R: "torch.Tensor | None" = None  # noqa: F821
+    """Of pairs: the reward of the chosen completion less that of the rejected, as a log-odds.  Held-out accuracy and
+    calibration go by it."""
 
 
 @dataclass

@@ -55,7 +55,7 @@ class DPO(Objective):
             nll_R = -stats.means_RN[:, 0]
             total = total + self.nll_weight * nll_R.sum()
             metrics["nll_loss"] = running.mean(nll_R)
-        return Loss(total, metrics)
+        return Loss(total, metrics, self.beta * (ratios_RN[:, 0] - ratios_RN[:, 1]))
 
 
 def preference_metrics(rewards_RN, stats) -> dict[str, running.Stat]:

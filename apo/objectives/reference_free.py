@@ -19,6 +19,10 @@ class ReferenceFree(Objective):
     def count_items(self, batch) -> int:
         return len(batch)
 
+    def margins(self, stats):
+        """[R], of beta times the mean over tokens."""
+        return self.beta * (stats.means_RN[:, 0] - stats.means_RN[:, 1])
+
 
 @objectives.register("simpo")
 @dataclass
@@ -36,7 +40,7 @@ class SimPO(ReferenceFree):
         losses_R = preferences.simpo_losses(*stats.means_RN.unbind(1), beta=self.beta, gamma=self.gamma)
         nll_R = -stats.means_RN[:, 0]
         metrics = preference_metrics(self.beta * stats.means_RN, stats) | {"nll_loss": running.mean(nll_R)}
-        return Loss((losses_R + self.nll_weight * nll_R).sum(), metrics)
+        return Loss((losses_R + self.nll_weight * nll_R).sum(), metrics, self.margins(stats))
 
 
 @objectives.register("orpo")
@@ -56,4 +60,4 @@ class ORPO(ReferenceFree):
         ratio_R = preferences.orpo_losses(*stats.means_RN.unbind(1), beta=self.beta)
         metrics = preference_metrics(self.beta * stats.means_RN, stats)
         metrics |= {"nll_loss": running.mean(nll_R), "odds_ratio_loss": running.mean(ratio_R)}
-        return Loss((nll_R + ratio_R).sum(), metrics)
+        return Loss((nll_R + ratio_R).sum(), metrics, self.margins(stats))

@@ -41,4 +41,4 @@ class RewardModelling(Objective):
             "mean_reward": running.mean(rewards_RN),
             "min_reward": running.minimum(rewards_RN),
             "max_reward": running.maximum(rewards_RN),
-        })
+        }, chosen_R - rejected_R)

@@ -57,6 +57,17 @@ def compare_runs(runs: list[Run], baseline: str | None = None, out: str | Path |
     return comparison
 
 
+def compare_reward_models(runs: list[Run], out: str | Path | None = None, *, allow: Iterable[str] = (),
+                          force: bool = False):
+    """Reward models on the held-out pairs of their data, with a picture of how well they are calibrated.
+
+    `out`: as for `compare`; None writes `reward_models.png` into the folder that holds all runs."""
+    from apo.report.reward_models import RewardModels
+    found = RewardModels.of(runs, force, allow)
+    found.save(Path(out) if out else default_output(runs).with_name("reward_models.png"))
+    return found
+
+
 def check_configs(runs: list[Run], baseline: str | None, allow: Iterable[str]) -> None:
     """Refuses an unfair comparison by what is known before any sampling."""
     from apo.report.comparison import baseline_label, group
@@ -90,5 +101,15 @@ def show(comparison: Any, samples: int = 3) -> None:
     if samples and comparison.scenarios:
         scenario = SHOWN_SCENARIO if SHOWN_SCENARIO in comparison.scenarios else next(iter(comparison.scenarios))
         tables.show_samples(comparison, scenario, samples, out)
-    if comparison.picture:
-        say(f"picture: {comparison.picture}\ntables:  {comparison.picture.with_suffix('.md')}")
+    say_where(comparison.picture)
+
+
+def show_reward_models(found: Any) -> None:
+    from apo.report import tables
+    tables.show_tables([found.table()])
+    say_where(found.picture)
+
+
+def say_where(picture: Path | None) -> None:
+    if picture:
+        say(f"picture: {picture}\ntables:  {picture.with_suffix('.md')}")

@@ -16,7 +16,7 @@ from apo.errors import EvaluationError
 from apo.models.fingerprint import file_digest, model_fingerprint
 from apo.report.fairness import under
 from apo.report.runs import Run, is_model, write
-from apo.report.select import give_home, load_model
+from apo.report.select import give_home, load_model, with_its_scorers
 from apo.rundir import read_json
 from apo.schema import Config
 from apo.stages import started_from
@@ -107,7 +107,7 @@ class Rescorer:
         from apo.callbacks.base import Context, callbacks
         config = run.config
         made = [callbacks.get(name)(**options) for name, options in config.callbacks.items()]
-        context = Context(config, tokenizer, corpus, scorer_of(config), cache_of(config))
+        context = Context(config, tokenizer, corpus, scorer_of(run), cache_of(config))
         return [callback.bind(context) for callback in made if callback.of_model]
 
     def heldout(self, run: Run, corpus: Any, policy: Any, tokenizer: Any) -> dict[str, float]:
@@ -124,10 +124,10 @@ class Rescorer:
     def corpus(self, run: Run) -> Any:
         """The run's data, prepared once for all runs that share it.  EvaluationError if it is no longer the same."""
         from apo.data.prepare import prepare
-        trained = run.trained or run.config
+        trained = before_overrides(run)
         key = digest([asdict(trained.data), trained.scorer])
         if key not in self._corpora:
-            self._corpora[key] = prepare(trained.data, scorer_of(trained), cache_of(run.config))
+            self._corpora[key] = prepare(trained.data, scorer_of(run), cache_of(run.config))
         corpus, trained_on = self._corpora[key], run.manifest.get("fingerprints", {}).get("data")
         if trained_on is not None and trained_on != corpus.fingerprint and not under(DATA, self.allow):
             raise EvaluationError(f"{run.directory} was trained on other data than its config gives now: the files, "
@@ -187,13 +187,19 @@ def samples_exist(run: Run, evaluation: dict[str, Any]) -> bool:
     return all(run.samples_path(name).is_file() for name in evaluation["scenarios"])
 
 
-def scorer_of(config: Config) -> Any:
-    """What annotates a run's data; None where they bring their scores."""
+def before_overrides(run: Run) -> Config:
+    """The config before any override, its scorers named."""
+    return with_its_scorers(run.trained or run.config, run.directory)
+
+
+def scorer_of(run: Run) -> Any:
+    """What annotated a run's data; None where they bring their scores."""
     from apo.scorers.make import make_scorer
-    return make_scorer(config.scorer) if config.scorer else None
+    scorer = before_overrides(run).scorer
+    return make_scorer(scorer) if scorer else None
 
 
-def code_fingerprint() -> str:
+def code_fingerprint(names: Iterable[str] = MEASURING_CODE) -> str:
     package = Path(__file__).parent.parent
-    paths = (package / name for name in MEASURING_CODE)
+    paths = (package / name for name in names)
     return file_digest(file for path in paths for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path]))

@@ -31,19 +31,27 @@ def select(names: Iterable[str], overrides: Iterable[str] = (), task: str | None
     overrides of a trained run are taken.
     Raises EvaluationError, RunError, ConfigError.
     """
+    writing, judging = divided(names, overrides, task, method, also, may)
+    if not writing:
+        places = ", ".join(str(run.directory) for run in judging)
+        raise EvaluationError(f"{places}: trained as a scorer and writes no text; there is nothing to sample")
+    for run in judging:
+        say(f"left out: {run.directory} was trained as a scorer and writes no text")
+    return writing
+
+
+def divided(names: Iterable[str], overrides: Iterable[str] = (), task: str | None = None, method: str | None = None,
+            also: Iterable[str] = (), may: Iterable[str] = FOR_A_RUN) -> tuple[list[Run], list[Run]]:
+    """As `select`: what writes text, and the runs of reward models, which do not."""
     overrides, found = list(overrides), run_directories(names)
     if not found:
         raise EvaluationError("Name at least one run directory, folder of runs or model.")
     opened = {name: trained(Path(name), overrides, may) for kind, name in found if kind == "run"}
-    mute = [name for name, run in opened.items() if not writes_text(run.config)]
-    found = [(kind, name) for kind, name in found if name not in mute]
-    if not found:
-        raise EvaluationError(f"{', '.join(mute)}: trained as a scorer and writes no text; there is nothing to sample")
-    for name in mute:
-        say(f"left out: {opened.pop(name).directory} was trained as a scorer and writes no text")
-    example = next(iter(opened.values()), None)
-    runs = [opened.get(name) or bare(name, task, method, overrides, example) for _, name in found]
-    return runs + [look for words in also for look in second_looks(runs, words, may)]
+    judging = {name: run for name, run in opened.items() if not writes_text(run.config)}
+    example = next((run for name, run in opened.items() if name not in judging), None)
+    runs = [opened.get(name) or bare(name, task, method, overrides, example) for _, name in found
+            if name not in judging]
+    return runs + [look for words in also for look in second_looks(runs, words, may)], list(judging.values())
 
 
 def writes_text(config: Config) -> bool:
@@ -56,7 +64,20 @@ def trained(directory: Path, overrides: list[str], may: Iterable[str]) -> Run:
     if overrides and not run.bare:
         refuse_others(overrides, may)
     run.config = override(run.config, judged(run.config, overrides)) if overrides else run.config
+    run.config = with_its_scorers(run.config, directory)
     return run
+
+
+def with_its_scorers(config: Config, directory: Path) -> Config:
+    """With the reward models that a run's scorers are, found among the runs that lie beside it.  Raises RunError."""
+    from apo.stages import with_reward_models
+    named = with_reward_models(in_its_place(config, directory))
+    return replace(named, output_dir=config.output_dir)
+
+
+def in_its_place(config: Config, directory: Path) -> Config:
+    """With the output directory that the run lies in now, wherever its config says that it was made."""
+    return replace(config, output_dir=str(directory.resolve().parent.parent.parent))
 
 
 def judged(config: Config, overrides: Iterable[str]) -> list[str]:
@@ -110,6 +131,7 @@ def bare(name: str, task: str | None, method: str | None, overrides: list[str], 
     label = re.sub(r"[^\w.-]+", "-", name.rstrip("/")).strip("-.")
     run = Run(Path(config.output_dir) / config.task / "models" / label, config, model, bare=True,
               trained=config, manifest={"bare_model": model, "label": name if published else Path(name).name})
+    run.config = with_its_scorers(config, run.directory)
     return run
 
 
@@ -125,7 +147,7 @@ def like(example: Run) -> Config:
 def give_home(run: Run) -> None:
     """Writes what makes a bare model's directory a run directory; does nothing for a run."""
     if run.bare and not run.variant:
-        write(run.directory / "config.yaml", to_yaml(run.config))
+        write(run.directory / "config.yaml", to_yaml(run.trained))
         write(run.directory / "manifest.json", json.dumps(run.manifest, indent=2) + "\n")
 
 
@@ -140,7 +162,8 @@ def second_looks(runs: list[Run], words: str, may: Iterable[str]) -> list[Run]:
         raise EvaluationError(f'--also "{words}": expected "METHOD: key=value ..." with one of these methods: {known}.')
     refuse_others(changes, may)
     name = " ".join(re.sub(r"^evaluation\.|[\"']", "", change) for change in changes)
-    return [replace(run, config=override(run.config, judged(run.config, changes)), variant=name) for run in chosen]
+    return [replace(run, variant=name, config=with_its_scorers(override(run.config, judged(run.config, changes)),
+                                                               run.directory)) for run in chosen]
 
 
 def load_model(run: Run) -> tuple[Any, Any]:

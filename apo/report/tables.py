@@ -270,10 +270,14 @@ def console() -> Any:
 
 
 def show(comparison: Comparison, out: Any = None) -> None:
+    show_tables(tables(comparison), out)
+
+
+def show_tables(shown: list[Table], out: Any = None) -> None:
     """Prints every table, in two parts where one would not fit the width."""
     from rich.text import Text
     out = out or console()
-    for table in tables(comparison):
+    for table in shown:
         out.print(Text(table.title, style="bold"))
         for part in fitting(table, out.width):
             out.print(drawn(part))

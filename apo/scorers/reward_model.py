@@ -5,7 +5,7 @@ answer, and it stands at the end.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -34,10 +34,15 @@ class RewardModelScorer(SequenceScorer):
 
     kind: ClassVar[Literal["score", "reward"]] = "reward"
     reads_prompt: ClassVar[bool] = True
-    places: ClassVar[tuple[str, ...]] = ("device", "model")
+    places: ClassVar[tuple[str, ...]] = ("device", "model", "seed", "overrides")
 
     model: str = ""
-    """The directory of a run, a model directory, or a hub name."""
+    """The directory of a run, a model directory, or a hub name.  Empty: what the method reward_model leaves on the same
+    task, data and model at the same scale, found or trained first (`apo/stages.py`)."""
+    seed: int = 1
+    """Of that run, whatever the run's own: one judge for all that are compared."""
+    overrides: list[str] = field(default_factory=list)
+    """Options of that run alone (`['training.max_steps=100']`)."""
     revision: str | None = None
     """Of a hub model.  null: the newest there is, or that is in the cache."""
     max_length: int = 1024
@@ -49,24 +54,26 @@ class RewardModelScorer(SequenceScorer):
     sigmoid: bool = False
     """Between 0 and 1, as PRO and A-LoL report it, instead of the model's own number."""
 
-    def __post_init__(self):
-        if not self.model:
-            raise ConfigError(f"{WHO} needs scorer.model: the directory of a run, a model directory or a hub name")
-
     def numbers(self, logits_NL: Any) -> list[float]:
         return (torch.sigmoid(logits_NL) if self.sigmoid else logits_NL)[:, 0].tolist()
 
     def code(self) -> dict[str, str]:
         """A local model by the contents of its files, one of the hub by its commit."""
-        place = model_place(self.model)
+        place = self.place()
         local = Path(place).is_dir()
         revision = self.revision if local else commit(WHO, place, self.revision)
         beside = [path for pattern in TOKENIZER for path in sorted(Path(place).glob(pattern))] if local else []
         return {**super().code(), "model": model_fingerprint(place, revision), "tokenizer": file_digest(beside),
                 "reading": file_sha256(Path(__file__).parents[1] / "models/reward_model.py")}
 
+    def place(self) -> str:
+        """Raises ConfigError where there is no model: only a run has a task that one could be trained on."""
+        if not self.model:
+            raise ConfigError(f"{WHO} needs scorer.model: the directory of a run, a model directory or a hub name")
+        return model_place(self.model)
+
     def load(self) -> tuple[Any, Any]:
-        place = model_place(self.model)
+        place = self.place()
         folder = place if Path(place).is_dir() else from_hub(WHO, place, lambda **where: snapshot(
             place, self.revision, **where))
         try:

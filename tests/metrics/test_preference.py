@@ -41,3 +41,15 @@ def test_what_is_no_margin(margins, message):
     for function in (pair_accuracy, calibration_curve):
         with pytest.raises(ValueError, match=message):
             function(margins)
+
+
+def test_pairs_of_one_prompt_are_worth_less_than_as_many_prompts():
+    margins, prompts = [1, 1, -1, -1, 1, 1, -1, -1], [0, 0, 1, 1, 2, 2, 3, 3]
+    together = pair_accuracy(margins, prompts)
+    expected = wilson(0.5 * 24 / 7, 24 / 7)
+    # Two pairs that always agree are worth one; seven degrees of freedom against three make it a little less.
+    assert (together.low, together.high) == pytest.approx((expected.low, expected.high))
+    assert pair_accuracy(margins) == wilson(4, 8)
+    assert pair_accuracy([1, 1, 1, 1], [0, 0, 1, 1]) == wilson(2, 2) and pair_accuracy([1, -1], [5, 5]) == wilson(.5, 1)
+    apart = calibration_curve(margins, bins=1).bins[0].observed
+    assert calibration_curve(margins, prompts, bins=1).bins[0].observed == together != apart

@@ -104,8 +104,10 @@ def test_the_fingerprint_is_of_what_lies_there(run, tmp_path):
 
 
 def test_what_cannot_be_scored_with_is_a_line(tmp_path, tiny_llama, byte_tokenizer):
-    with pytest.raises(ConfigError, match="needs scorer.model"):
-        make_scorer({"name": "reward_model"})
+    for action in (make_scorer({"name": "reward_model"}).fingerprint,
+                   lambda: make_scorer({"name": "reward_model"}).score(TEXTS)):
+        with pytest.raises(ConfigError, match="needs scorer.model"):
+            action()
     missing = make_scorer({"name": "reward_model", "model": "nobody/nothing"})
     for action in (missing.fingerprint, lambda: missing.score(TEXTS)):
         with pytest.raises(ScorerError, match="nobody/nothing is no local directory and not in the cache, and the run"):
