@@ -19,11 +19,11 @@ from apo.data.records import Sample
 from apo.data.sources.base import BadRow, lines, sources
 from apo.data.sources.file import content_hash, rows_of
 from apo.data.tokenizer import single_id
+from apo.divergence import kl_from_start
 from apo.errors import DataError, EvaluationError, nearest
 from apo.metrics.base import SampleMetric, metrics, scored_text
 from apo.metrics.statistics import chunk_maxima
 from apo.metrics.win_rate import BestAnswers
-from apo.rollouts.divergence import kl_from_start
 from apo.rollouts.generate import Continuation, evaluating, generate
 from apo.schema import Config, EvaluationConfig, ScenarioConfig
 from apo.scorers.base import Scorer, checked

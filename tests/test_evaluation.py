@@ -292,7 +292,7 @@ def test_a_sample_with_nothing_wrong_is_explained_by_nothing(policy, tokenizer):
 
 def test_the_distance_to_the_start_is_exact_at_every_token(policy, tokenizer, tiny_llama):
     """Against log p over the whole vocabulary of either model, token by token; 0 against itself."""
-    from apo.rollouts.divergence import kl_from_start
+    from apo.divergence import kl_from_start
     start = Policy(tiny_llama(seed=5))
     prompts, written = [[END, 65, 66], [END], [END, 70]], [[67, 68], [69], [71, 72, 73, END]]
     continuations = [Continuation(ids, False) for ids in written]

@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from apo.scorers.base import Scorer
-
 if TYPE_CHECKING:
     from apo.data.records import Sample
 
@@ -20,7 +18,8 @@ class BestAnswers:
 
     corpus: Any
     """`apo.data.corpus.Corpus` of completions."""
-    scorer: Scorer
+    scorer: Any
+    """`apo.scorers.base.Scorer`."""
     _rewards: dict[str, float] = field(default_factory=dict)
 
     def win_rate(self, samples: list[Sample]) -> dict[str, float]:

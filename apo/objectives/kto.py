@@ -6,9 +6,8 @@ of others.  Every loss of a step depends on it, so it is taken over the whole st
 
 from dataclasses import dataclass
 
-import torch
-
 from apo.errors import ConfigError
+from apo.lazy import torch
 from apo.metrics import running
 from apo.objectives import preferences
 from apo.objectives.base import Loss, Needs, Objective, objectives
@@ -40,7 +39,7 @@ class KTO(Objective):
     def count_items(self, batch) -> int:
         return len(batch)
 
-    def over_step(self, policy, batch) -> torch.Tensor:
+    def over_step(self, policy, batch) -> "torch.Tensor":
         """[sum of the mismatched log-ratios, their number]."""
         return mismatched(policy.completion_stats(batch).logps_RN - batch.ref_logps_RN)
 
@@ -61,6 +60,6 @@ class KTO(Objective):
         return Loss(losses_R.sum(), metrics)
 
 
-def mismatched(ratios_RN: torch.Tensor) -> torch.Tensor:
+def mismatched(ratios_RN: "torch.Tensor") -> "torch.Tensor":
     ratios_R = ratios_RN[:, 1].detach()
     return torch.stack([ratios_R.sum(), torch.ones_like(ratios_R).sum()])

@@ -21,8 +21,8 @@ from apo.rundir import read_json
 from apo.schema import Config
 from apo.stages import started_from
 
-MEASURING_CODE = ("evaluation.py", "references.py", "callbacks", "rollouts", "metrics", "models", "data/heldout.py",
-                  "data/tokenizer.py")
+MEASURING_CODE = ("evaluation.py", "divergence.py", "references.py", "callbacks", "rollouts", "metrics", "models",
+                  "data/heldout.py", "data/tokenizer.py")
 """What the numbers depend on beside the config; a change there makes an old evaluation.json stale."""
 CAPABILITY = ("model", "prefix", "banned_tokens", "data", "code")
 """Settings under which benchmarks measured before still hold (`apo/report/capability.py`)."""
