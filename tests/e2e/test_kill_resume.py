@@ -17,9 +17,15 @@ OPTIONS = ["--scale", "smoke", "model.dropout=0.1", "training.warmup_steps=2",
            "training.per_device_train_batch_size=4"]
 
 
-@pytest.mark.parametrize("method, adapter", [*((method, ()) for method in METHODS),
-                                             *((method, LORA) for method in AFTER_MLE)],
-                         ids=[*METHODS, *(f"{method}-lora" for method in AFTER_MLE)])
+def cases():
+    """By `make test` one method of each kind: what it resumes beside weights and optimiser differs."""
+    for method, adapter in [*((method, ()) for method in METHODS), *((method, LORA) for method in AFTER_MLE)]:
+        of_a_kind = method in ("mle", "conditional", "awr") or adapter
+        yield pytest.param(method, adapter, id=method + ("-lora" if adapter else ""),
+                           marks=() if of_a_kind else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("method, adapter", cases())
 def test_killed_in_a_step_a_checkpoint_and_an_evaluation(tmp_path, method, adapter):
     """One run, killed three times (and once before final/), in one output root, against one left alone in another."""
     log, marker = tmp_path / "log", tmp_path / "marker"
