@@ -133,10 +133,10 @@ class RewardModels:
                          interval_in_words(self.accuracy(evaluation)),
                          f"{self.calibration(evaluation).expected_error:.3f}"])
         if len(made) > 1:
-            over = [t_interval(values, self.confidence) for values in zip(*(
-                (self.accuracy(each).mean, self.calibration(each).expected_error) for each in method.evaluations))]
+            accuracies = [self.accuracy(each).mean for each in method.evaluations]
+            errors = [self.calibration(each).expected_error for each in method.evaluations]
             made.append([made[0][0], f"{method.label}, mean of {len(method.runs)} seeds", "", "", "",
-                         *map(interval_in_words, over)])
+                         interval_in_words(t_interval(accuracies, self.confidence)), f"{np.mean(errors):.3f}"])
         return made
 
     def draw(self) -> Any:
