@@ -16,23 +16,29 @@ import torch
 from apo.cache import Cache
 from apo.console import progress
 from apo.errors import ModelError
+from apo.models.adapters import OURS
 from apo.rollouts.generate import evaluating
 
 if TYPE_CHECKING:
     from apo.data.ranked import RankedRows
     from apo.models.policy import Policy
 
-FILE = "logps.npy"
+FILE, FORMAT = "logps.npy", 2
+"""Of what is cached; counted up when its shape changes."""
+SCALING = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
+"""Of an adapter's options, those that change what its weights do."""
 PASSING = ("_name_or_path", "transformers_version", "dtype", "use_cache")
 """Of a model's config: where it lies and how it is used, not what it computes."""
 
 
 def weights_digest(policy: "Policy") -> str:
     """sha256 over the model's config and names, types, shapes and bytes of its weights: what it computes.  An adapter
-    that nothing has trained yet computes nothing."""
+    that nothing has trained yet computes nothing; of another, how its weights are scaled is not among them."""
     config = {key: value for key, value in policy.model.config.to_dict().items() if key not in PASSING}
-    total = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     idle = policy.adapter_is_new
+    if not idle:
+        config["adapter"] = {name: getattr(policy.model.peft_config[OURS], name) for name in SCALING}
+    total = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(policy.model.state_dict().items()):
         if idle and ".lora_" in name:
             continue
@@ -55,7 +61,8 @@ def reference_logps(policy: "Policy", rows: "RankedRows", key: dict, cache: Cach
     def build(folder: Path) -> None:
         np.save(folder / FILE, _computed(policy, rows, precision, batch_size))
 
-    key = {**key, "precision": precision, "device": policy.device.type, "max_length": rows.max_length,
+    key = {**key, "format": FORMAT, "shape": rows.documents().shape, "precision": precision,
+           "device": policy.device.type, "max_length": rows.max_length,
            "end": rows.end_id, "documents": hashlib.sha256(rows.documents().tobytes()).hexdigest()}
     return np.load(cache.get("reference", key, build) / FILE)
 
