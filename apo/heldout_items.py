@@ -43,10 +43,9 @@ def measure_items(policy: "Policy", objective: Any, rows: "RankedRows", items_P:
     with evaluating(policy), torch.no_grad(), autocast:
         parts = [rows.batch(rows.items.documents_PN[items_P[start:start + batch_size]])
                  for start in range(0, len(items_P), batch_size)]
-        parts = [(batch.to(policy.device), documents_RN) for batch, documents_RN in parts]
         tell_of_step(objective, policy, [batch for batch, _ in parts])
         for batch, documents_RN in parts:
-            loss = objective.compute_loss(policy, batch)
+            loss = objective.compute_loss(policy, batch.to(policy.device))
             total, items = total + float(loss.total), items + objective.count_items(batch)
             metrics.add(loss.metrics)
             if loss.margins_R is not None:

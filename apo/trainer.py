@@ -215,7 +215,6 @@ class ScoredTextTrainer(Trainer):
         step_metrics, losses = running.Running(), []
         parts = batch.split(self.progressed.micro_batch_size)
         if len(parts) > 1 or processes > 1:
-            parts = [part.to(self.args.device, non_blocking=True) for part in parts]
             with self.compute_loss_context_manager():
                 tell_of_step(objective, self.policy, parts, self._over_processes)
         for number, part in enumerate(parts):

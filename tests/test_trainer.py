@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from apo import checkpoint as checkpoints
 from apo.callbacks.base import Callback, Measurement
 from apo.data.collate import Batch
+from apo.data.completions import laid_out
 from apo.data.sampling import BatchSource
 from apo.errors import Interrupted, NonFiniteLoss, OutOfMemory
 from apo.models.policy import Policy
@@ -110,6 +111,35 @@ def test_factoring_changes_neither_loss_nor_gradient(make, objective):
         assert found[micro][0] == pytest.approx(found[8][0], rel=1e-5)
         for name, gradient in found[8][1].items():
             torch.testing.assert_close(found[micro][1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+class Labels(Rows):
+    """Rows of a prompt, a completion with its label, and one of another prompt, with log-ratios far from 0."""
+
+    def next(self):
+        generator = torch.Generator().manual_seed(self.step)
+        self.step += 1
+        rows = [([1, 2, 3], [[4, 5 + row], [6 + row, 7, 8][:1 + row % 3]]) for row in range(ROWS)]
+        labels = torch.tensor([[row % 2, 0.0] for row in range(ROWS)])
+        ref_logps = -30 * torch.rand(ROWS, 2, generator=generator)
+        return laid_out(rows, labels, ref_logps, torch.ones(ROWS, 2).bool())
+
+
+def test_what_is_over_the_step_is_so_however_it_is_cut(make):
+    """KTO's baseline through the Trainer; by itself each micro-batch would have another."""
+    found, baselines = {}, {}
+    for micro in (1, 2, 8):
+        trainer = make(f"run{micro}", "kto", per_device_train_batch_size=micro, max_steps=3, logging_steps=1)
+        trainer.source = trainer.loader.source = Labels()
+        trainer.fit()
+        found[micro] = weights(trainer)
+        baselines[micro] = [(row["loss"], row["kl"]) for row in metrics(trainer)]
+    assert all(kl > 0.1 for _, kl in baselines[8])
+    for micro in (1, 2):
+        for one, other in zip(baselines[micro], baselines[8]):
+            assert one == pytest.approx(other, rel=1e-4)
+        for name, weight in found[8].items():
+            torch.testing.assert_close(found[micro][name], weight, rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_the_loss_is_the_mean_over_the_scored_tokens(make):

@@ -6,7 +6,7 @@ it would have in a row of its own (`unshared` gives those rows), at the price of
 """
 
 from dataclasses import dataclass, fields
-from typing import Sequence
+from typing import ClassVar, Sequence
 
 import torch
 from torch import Tensor
@@ -29,8 +29,8 @@ class CompletionBatch:
     """bool."""
     ref_logps_RN: Tensor
     """float32: summed log p of each completion under the reference; NaN where none was asked for."""
-    over_step = None
-    """What the objective asked for over all rows of the step (`Objective.over_step`)."""
+    over_step: ClassVar[Tensor | None] = None
+    """What the objective asked for over all rows of the step, of which this batch is a part (`Objective.over_step`)."""
 
     def __len__(self) -> int:
         return self.input_ids_RT.shape[0]
@@ -51,8 +51,10 @@ class CompletionBatch:
         return [self[start:start + rows] for start in range(0, len(self), rows)]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "CompletionBatch":
-        return CompletionBatch(**{name: tensor.to(device, non_blocking=non_blocking)
-                                  for name, tensor in self.tensors().items()})
+        moved = CompletionBatch(**{name: tensor.to(device, non_blocking=non_blocking)
+                                   for name, tensor in self.tensors().items()})
+        moved.over_step = self.over_step
+        return moved
 
     @property
     def prompt_lengths_R(self) -> Tensor:

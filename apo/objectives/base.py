@@ -69,11 +69,12 @@ class Objective:
 
 
 def tell_of_step(objective: Objective, policy, parts: list, total=lambda sums: sums) -> None:
-    """Puts what the objective wants to know of all parts of a step into each.  `total`: over processes."""
+    """Puts what the objective wants to know of all parts of a step into each, taking one after the other to where the
+    policy is.  `total`: over processes."""
     if type(objective).over_step is Objective.over_step:
         return
     import torch
     with torch.no_grad():
-        sums = total(torch.stack([objective.over_step(policy, part) for part in parts]).sum(0))
+        sums = total(torch.stack([objective.over_step(policy, part.to(policy.device)) for part in parts]).sum(0))
     for part in parts:
         part.over_step = sums
