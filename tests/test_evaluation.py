@@ -321,6 +321,7 @@ def test_a_win_is_a_better_answer_than_the_best_known():
             yield ScoredText(["How?", " lo"], [math.nan, 9.0], Standing(0, 1))
             yield ScoredText(["How?", " long"], [math.nan, 0.0], Standing(0, 0))
             yield ScoredText(["Why?", " eee!"], [math.nan, 0.0], Standing(1, 0))
+            yield ScoredText(["Why?", " e"], [math.nan, 0.0], Standing(2, 0))       # the same prompt, answered again
 
     def samples(*given):
         return [Sample(prompt, text, score, 0, 0, 0, "s") for prompt, text, score in given]

@@ -34,9 +34,10 @@ class BestAnswers:
 
     def _judged(self) -> dict[str, float]:
         if not self._rewards:
-            best = {document.texts[0]: document for document in self.corpus.documents("heldout")
-                    if document.standing.rank == 0}
-            texts = ["".join(document.texts) if self.scorer.reads_prompt else document.texts[1]
-                     for document in best.values()]
-            self._rewards = dict(zip(best, self.scorer.reward(texts)))
+            best = [document for document in self.corpus.documents("heldout") if document.standing.rank == 0]
+            rewards = self.scorer.reward(["".join(document.texts) if self.scorer.reads_prompt else document.texts[1]
+                                          for document in best])
+            for document, reward in zip(best, rewards):     # several, where answers tie or the prompt comes again
+                prompt = document.texts[0]
+                self._rewards[prompt] = max(reward, self._rewards.get(prompt, reward))
         return self._rewards
