@@ -22,6 +22,9 @@ from apo.schema import ConditionalConfig, Config, LoraConfig, ModelConfig
 FINAL = "final"
 REWARD_MODEL = "reward_model"
 """Both the method and the scorer that is what the method leaves."""
+OWN = ("training.", "objective.", "callbacks.", "init_from.", "data.filter_threshold",
+       "data.conditional_training_config", "evaluation.prefix", "evaluation.banned_tokens")
+"""Options that a run beside this one has for itself."""
 Train = Callable[[Config], Any]
 
 
@@ -29,17 +32,20 @@ def start_config(config: Config) -> Config | None:
     """The config of the run that this one starts from; None where it starts from its model."""
     if config.init_from.method is None:
         return None
-    start, _ = _beside(config, config.init_from.method, config.init_from.overrides, config.init_from.seed)
+    start, _ = _beside(config, config.init_from.method, config.init_from.overrides, config.init_from.seed,
+                       "init_from.overrides")
     if start.init_from.method == start.method:
         raise ConfigError(f"init_from: {start.method} would start from {start.method}, and that from itself again")
     return start
 
 
-def _beside(config: Config, method: str, overrides: list[str], seed: int | None) -> tuple[Config, Config]:
+def _beside(config: Config, method: str, overrides: list[str], seed: int | None,
+            option: str) -> tuple[Config, Config]:
     """The config of another method's run beside this one, and the same as its task has it.
 
     Budget, learning rate and objective are that method's own; everything that is not a method's (task, data, model,
-    scorer, seed, evaluation, places) is this run's."""
+    scorer, seed, evaluation, places) is this run's.  `option`: that holds `overrides`.  Raises ConfigError where they
+    are of what is this run's."""
     from apo.config import load_config
     names = [f"task={config.task}", f"method={method}", f"scale={config.scale}"]
     own = [f"plugins=[{','.join(config.plugins)}]"] if config.plugins else []
@@ -47,6 +53,10 @@ def _beside(config: Config, method: str, overrides: list[str], seed: int | None)
         own.append(f"data.source={config.data.source}")
         own.append(f"data.path={_listed(config.data.path)}")
     made = load_config([*names, *own, *overrides])
+    for key in (text.partition("=")[0].lstrip("+~") for text in overrides):
+        if not key.startswith(OWN):
+            raise ConfigError(f"{option}: {key} is the same for {config.method} and the {method} run beside it, so set "
+                              f"it for {config.method}; what {method} may have for itself is {', '.join(OWN)}")
     data = replace(deepcopy(config.data), filter_threshold=made.data.filter_threshold,
                    conditional_training_config=made.data.conditional_training_config or ConditionalConfig())
     evaluation = replace(deepcopy(config.evaluation), prefix=made.evaluation.prefix,
@@ -86,7 +96,7 @@ def _unnamed(config: Config) -> dict[str, dict[str, Any]]:
 def _reward_model_config(config: Config, path: str, node: dict[str, Any]) -> Config:
     """It judges nothing by itself: for a `scorer` that is such a reward model it has the task's own, and no other."""
     try:
-        made, own = _beside(config, REWARD_MODEL, node["overrides"], node["seed"])
+        made, own = _beside(config, REWARD_MODEL, node["overrides"], node["seed"], f"{path}.overrides")
     except ConfigError as error:
         raise ConfigError(f"{path}.model: none is given, and none can be trained on this task: {problem}"
                           for problem in error.problems) from error
