@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("adapter", metavar="RUN_OR_ADAPTER")
     made.add_argument("output", type=Path, metavar="OUT")
     made.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights written (default: float32)")
+    made.add_argument("--base", help="what it is put on, where its own base has moved")
     made.add_argument("--trust-remote-code", action="store_true", help="run code that the base's repository brings")
     return made
 
@@ -34,7 +35,8 @@ def place_of(name: str) -> str:
     return str(Path(name) / "final") if (Path(name) / "config.yaml").is_file() else name
 
 
-def merge(name: str, output: Path, dtype: str = "float32", trust_remote_code: bool = False) -> None:
+def merge(name: str, output: Path, dtype: str = "float32", trust_remote_code: bool = False,
+          base_instead: str | None = None) -> None:
     """Raises ModelError where there is no adapter, or something in the way."""
     import torch
 
@@ -44,10 +46,10 @@ def merge(name: str, output: Path, dtype: str = "float32", trust_remote_code: bo
     quieten()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ModelError(f"{output} exists and is not an empty folder: name another")
-    adapter = find_adapter(name)
+    adapter = find_adapter(name, base=base_instead)
     if adapter is None:
         raise ModelError(f"{name} holds no adapter: there is no adapter_config.json")
-    tokenizer = load_tokenizer(ModelConfig(name=name, trust_remote_code=trust_remote_code))
+    tokenizer = load_tokenizer(ModelConfig(name=name, base=base_instead, trust_remote_code=trust_remote_code))
     base = adapter.base_config()
     base.trust_remote_code = trust_remote_code
     merged = load_adapted(adapter, base, dequantise=True).merge_and_unload()
@@ -61,7 +63,8 @@ def merge(name: str, output: Path, dtype: str = "float32", trust_remote_code: bo
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
-        merge(place_of(options.adapter), options.output, options.dtype, options.trust_remote_code)
+        merge(place_of(options.adapter), options.output, options.dtype, options.trust_remote_code,
+              options.base)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -52,7 +52,7 @@ class AdapterFolder:
         name = self.settings["base_model_name_or_path"]
         if Path(name).is_absolute() and not Path(name).exists():
             raise ModelError(f"{self.name} is an adapter on {name}, which is not there: name its new place as "
-                             "model.base (evaluate.py: base=)")
+                             "model.base (evaluate.py: base=, merge_adapter.py: --base)")
         return name
 
     @property

@@ -49,6 +49,23 @@ def test_merged_and_adapted_agree(base, byte_tokenizer, merge, tmp_path, quantiz
     assert torch.equal(heads[0]["linear.weight"], heads[1]["linear.weight"])
 
 
+def test_an_adapter_whose_base_has_moved_is_merged_with_what_is_named(base, byte_tokenizer, merge, tmp_path, capsys):
+    import shutil
+    shutil.copytree(base, tmp_path / "own")
+    policy = train(load_policy(ModelConfig(name=str(tmp_path / "own"), lora=LoraConfig(r=4, dropout=0.0)),
+                               byte_tokenizer, 257, seed=1), 5)
+    (tmp_path / "adapter").mkdir()
+    save_policy(policy, tmp_path / "adapter")
+    shutil.move(tmp_path / "own", tmp_path / "moved")
+    words = [str(tmp_path / "adapter"), str(tmp_path / "merged")]
+    assert merge.main(words) == 2 and "merge_adapter.py: --base" in capsys.readouterr().err
+    assert merge.main([*words, "--base", str(tmp_path / "moved")]) == 0
+    ids = make_batch(9).input_ids_BT
+    with torch.no_grad():
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()(input_ids=ids).logits
+        torch.testing.assert_close(merged, policy.model(input_ids=ids).logits, rtol=1e-4, atol=1e-4)
+
+
 def test_what_cannot_be_merged_is_told(base, merge, tmp_path, capsys):
     assert merge.main([str(base), str(tmp_path / "merged")]) == 2
     assert "holds no adapter" in capsys.readouterr().err
