@@ -134,7 +134,7 @@ def generation_callback(config: Config, parts: Parts) -> list:
     from apo.models.reference import reference_of
     scenarios = {name: as_trained(scenario, config) for name, scenario in config.evaluation.scenarios.items()}
     trained_before = config.init_from.method is not None or config.model.is_trained
-    start = reference_of(parts.policy) if trained_before and config.evaluation.kl_from_start else None
+    start = reference_of(parts.policy) if scenarios and trained_before and config.evaluation.kl_from_start else None
     return [GenerateAndScoreCallback(replace(config.evaluation, scenarios=scenarios), tokenizer=parts.tokenizer,
                                      judges=parts.judges, prompts=parts.corpus.prompts, heldout=parts.heldout,
                                      seed=config.seed, start=start,

@@ -48,6 +48,18 @@ def test_it_trains_its_start_first_and_begins_at_its_reference(places):
     before = next(row for row in rows_of(outcome) if "eval/loss" in row)
     assert before["step"] == 0 and before["eval/loss"] == pytest.approx(np.log(2), abs=1e-5)
     assert rows_of(outcome)[-1]["eval/rewards/margins"] > 0
+    moved = [row["generation/unconditional/kl_full"] for row in rows_of(outcome)
+             if "generation/unconditional/kl_full" in row]
+    assert moved[0] == pytest.approx(0, abs=1e-6) and moved[-1] > 1e-4
+    assert not any("kl_full" in key for line in (start / "metrics.jsonl").read_text().splitlines()
+                   for key in json.loads(line))        # that run began with nothing
+
+
+def test_samples_are_held_against_the_best_known_answers(tmp_path):
+    outcome = experiment.train(load_config([f"output_dir={tmp_path / 'outputs'}", f"cache_dir={tmp_path / 'cache'}",
+                                            "task=hh", "scale=smoke", "method=mle", "training.max_steps=2"]))
+    last = {key: value for row in rows_of(outcome) for key, value in row.items()}
+    assert 0 <= last["generation/replies/win_rate"] < 0.5      # an untrained model's against good ones
 
 
 def test_a_second_method_finds_start_and_reference(places, monkeypatch):
@@ -97,6 +109,16 @@ def test_a_reward_model_is_a_scorer_that_says_what_training_measured(places):
 def test_methods_on_scored_text_train_on_completions(places, method):
     outcome = experiment.train(load_config([*places, f"method={method}"]))
     assert outcome.state == "done" and np.isfinite(rows_of(outcome)[-1]["heldout/bits_per_byte"])
+
+
+def test_overrides_of_what_both_runs_share_are_refused(places):
+    config = load_config([*places, "method=dpo", "init_from.overrides=['data.eval_fraction=0.3']"])
+    told = "init_from.overrides: data.eval_fraction is the same for dpo and the mle run"
+    with pytest.raises(ConfigError, match=told):
+        stages.start_config(config)
+    config = load_config([*places, "method=dpo", "init_from.method=filtering",
+                          "init_from.overrides=['data.filter_threshold=0.5','training.max_steps=4']"])
+    assert stages.start_config(config).data.filter_threshold == 0.5
 
 
 def test_a_method_does_not_start_from_itself(places):
@@ -171,6 +193,7 @@ def test_the_reference_is_kept_under_all_that_decides_it(tmp_path, tiny_llama, m
     policy, rows = Policy(tiny_llama()), Rows([[0, 1]])
     assert ask(policy, rows) == 1 and ask(policy, rows) == 0
     assert ask(policy, Rows([[0, 2]])) == 1
+    assert ask(policy, Rows([[0], [1]])) == 1
     assert ask(policy, Rows([[0, 1]], max_length=32)) == 1
     assert ask(policy, rows, "bf16") == 1
     assert ask(policy, rows, corpus="b") == 1

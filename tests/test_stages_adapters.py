@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import evaluate
 from apo import experiment, stages
 from apo.config import load_config
 from apo.identity import run_directory
@@ -40,6 +41,34 @@ def test_dpo_goes_on_with_the_adapter_of_its_start(base, tmp_path, model):
     before = next(row for row in rows if "eval/rewards/margins" in row)
     assert before["step"] == 0 and before["eval/rewards/margins"] == pytest.approx(0, abs=1e-5)
     assert first["step"] == 1 and first["rewards/chosen"] != rows[-1].get("rewards/chosen")
+    for run in (start, outcome.path):       # a new adapter, and one that goes on
+        moved = kl_of(run)
+        assert moved[0] == pytest.approx(0, abs=1e-6) and moved[-1] > 1e-6
+        again = ["--seed", "1", "--samples", "0", "scorer=lexicon", "scorer.words=[idea]"]
+        assert evaluate.main([str(run), *again]) == 0
+        measured = json.loads((run / "evaluation.json").read_text())["scenarios"]["unconditional"]["metrics"]["kl_full"]
+        assert measured == pytest.approx(moved[-1], rel=1e-3)
+
+
+def kl_of(run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row["generation/unconditional/kl_full"] for row in rows if "generation/unconditional/kl_full" in row]
+
+
+def test_the_scale_of_an_adapter_is_part_of_what_a_policy_computes(base, byte_tokenizer, tmp_path):
+    from apo.models.load import load_policy
+    from apo.models.save import save_policy
+    from apo.reference_logps import weights_digest
+    from apo.schema import LoraConfig, ModelConfig
+
+    def made(name, seed=1):
+        return load_policy(ModelConfig(name=str(name), lora=LoraConfig(r=4)), byte_tokenizer, 257, seed=seed)
+    assert weights_digest(made(base)) == weights_digest(made(base, seed=2))         # untrained: the base alone
+    save_policy(made(base), tmp_path)
+    before = weights_digest(made(tmp_path))
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings | {"lora_alpha": 64}))
+    assert weights_digest(made(tmp_path)) != before
 
 
 def test_a_fresh_model_is_trained_whole_and_then_adapted(tmp_path):

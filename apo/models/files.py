@@ -21,7 +21,12 @@ PLACES = (("model.safetensors.index.json", "model.safetensors"), ("pytorch_model
 def model_place(name: str) -> str:
     """`name`, or `name/final` where it is the directory of a run."""
     final = Path(name) / "final"
-    return str(final) if any((final / file).is_file() for file in ("config.json", "adapter_config.json")) else name
+    return str(final) if is_model(final) else name
+
+
+def is_model(path: Path) -> bool:
+    """A directory with weights of its own, or with an adapter that names its base."""
+    return any((path / file).is_file() for file in ("config.json", "adapter_config.json"))
 
 
 def snapshot(name: str, revision: str | None = None, local_files_only: bool = False) -> Path:

@@ -13,9 +13,10 @@ from typing import Any, Iterable
 from apo.cache import Cache, digest
 from apo.console import progress, say
 from apo.errors import EvaluationError
+from apo.models.files import is_model
 from apo.models.fingerprint import file_digest, model_fingerprint
 from apo.report.fairness import under
-from apo.report.runs import Run, is_model, write
+from apo.report.runs import Run, write
 from apo.report.select import give_home, load_model, with_its_scorers
 from apo.rundir import read_json
 from apo.schema import Config
@@ -90,15 +91,20 @@ class Rescorer:
         return {"kind": judges.scorer.kind, "scenarios": scenarios,
                 "heldout": self.heldout(run, corpus, policy, tokenizer),
                 "measured": measurements(bound, policy),
-                "parameters": sum(weight.numel() for weight in policy.model.parameters())}
+                "parameters": policy.num_parameters}
 
     def start(self, run: Run, policy: Any) -> Any:
         """The policy that the run began with; None where it began with nothing, is not there any more, or had another
-        vocabulary."""
+        vocabulary.  Under an adapter that the run has trained from nothing, that is the model it stands on, in its
+        bits."""
+        from apo.models.adapters import find_adapter, is_adapted
         from apo.models.load import load_trained
+        from apo.models.reference import reference_of
         place = started_with(run)
         if place is None or not run.config.evaluation.kl_from_start:
             return None
+        if is_adapted(policy.model) and find_adapter(*place) is None:
+            return reference_of(policy, adapter_is_new=True)
         start = load_trained(*place)[0].to(policy.device)
         return start if start.head.weight.shape == policy.head.weight.shape else None
 

@@ -15,6 +15,7 @@ from typing import Any, Iterable
 from apo.disk import write_atomic
 from apo.errors import EvaluationError, RunError
 from apo.identity import config_hash
+from apo.models.files import is_model
 from apo.rundir import read_json
 from apo.schema import Config
 
@@ -111,11 +112,6 @@ def kind_of(name: str) -> str:
         raise EvaluationError(f'"{name}" is neither a run directory (one with config.yaml), nor a model directory '
                               "(one with config.json or adapter_config.json), nor the name of a model on the hub.")
     return "hub"
-
-
-def is_model(path: Path) -> bool:
-    """A directory with weights of its own, or with an adapter that names its base."""
-    return any((path / name).is_file() for name in ("config.json", "adapter_config.json"))
 
 
 def is_published(name: str) -> bool:
