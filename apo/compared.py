@@ -1,29 +1,38 @@
-"""What methods train on that compare completions: rows of prompts with completions, training and held out, and what the
-policy said of each completion before its first step.
+"""What methods on completions train on: rows of prompts with completions, training and held out, and what the policy said
+of each completion before its first step.
 
 The task's own completions, or, where it has only text, continuations that the policy wrote (`apo/sampled.py`).
 """
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
+
+from apo.advantages import Advantages
 from apo.cache import Cache
-from apo.console import warn
+from apo.console import say, warn
 from apo.data.chat import chat_key
 from apo.data.labelled import LabelledRows, labelled
 from apo.data.ranked import RankedRows, preferences, rankings
+from apo.data.scored import ScoredRows
+from apo.data.scored import completions as completions_of
 from apo.data.tokenizer import tokenizer_fingerprint
 from apo.errors import DataError
-from apo.objectives.base import Objective
-from apo.reference_logps import reference_logps, weights_digest
+from apo.evaluation import Template, as_trained, of_completions
+from apo.models.reference import reference_of
+from apo.objectives.base import Known, Objective, PromptValue
+from apo.reference_logps import reference_logps, reference_token_logps, weights_digest
+from apo.reference_value import Writing, reference_value
 from apo.sampled import sampled_corpus
-from apo.schema import Config
+from apo.schema import Config, GenerationConfig, ScenarioConfig
 from apo.training_arguments import resolve_precision
 
 VIEWS = {
     "preference": (RankedRows, lambda store, data: preferences(store, data.pairs_per_prompt)),
     "ranking": (RankedRows, lambda store, data: rankings(store, data.ranking_length)),
     "label": (LabelledRows, lambda store, data: labelled(store)),
+    "completion": (ScoredRows, lambda store, data: completions_of(store)),
 }
 """By what a method `needs`: the rows, and what they are made of."""
 
@@ -37,6 +46,10 @@ class Compared:
     """What is known of their rows and rewards."""
     precision: str
     """In which the reference was asked, that of training: before the first step policy and reference are equal."""
+    advantages: dict | None = None
+    """What stands in `advantages.json`, where the objective looks at what the reference is expected to earn."""
+    steps: float = 1.0
+    """Share of the run's steps that is made."""
 
 
 def compared(config: Config, objective: Objective, corpus, stores: tuple, policy, tokenizer, scorer, end_id: int,
@@ -47,23 +60,79 @@ def compared(config: Config, objective: Objective, corpus, stores: tuple, policy
         end_id: of the token in front of every prompt.
     Raises DataError where no completion of the training data is better than another.
     """
+    needs = objective.needs
     with on_its_device(policy):
         corpus, stores = completions(config, corpus, stores, policy, tokenizer, scorer, cache)
         train = rows(config, objective, stores[0], end_id)
-        scale = corpus.reward_scale.describe() if corpus.reward_scale else {}
-        found = Compared(train, None, train.describe() | scale, resolve_precision(config.training.precision))
+        found = Compared(train, None, {}, resolve_precision(config.training.precision))
         try:
             found.heldout = rows(config, objective, stores[1], end_id)
         except DataError as error:
             warn(f"nothing is measured on held-out items: {str(error).replace('training data', 'held-out data')}")
-        if objective.needs.reference:
-            key = {"corpus": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer),
-                   "weights": weights_digest(policy), **chat_key(config.data, tokenizer)}
-            for split, each in (("train", found.train), ("heldout", found.heldout)):
-                if each is not None:
-                    each.keep_reference(reference_logps(policy, each, {**key, "split": split}, cache, found.precision,
-                                                        config.training.per_device_train_batch_size))
+        key = {"corpus": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer),
+               **chat_key(config.data, tokenizer)}
+        if needs.reference or needs.reference_tokens or needs.prompt_value:
+            key["weights"] = weights_digest(policy)
+        both = [(split, each) for split, each in (("train", train), ("heldout", found.heldout)) if each is not None]
+        for split, each in both:
+            asked = ({**key, "split": split}, cache, found.precision, config.training.per_device_train_batch_size)
+            if needs.reference_tokens:
+                each.keep_reference_tokens(reference_token_logps(policy, each, *asked))
+            elif needs.reference:
+                each.keep_reference(reference_logps(policy, each, *asked))
+        if needs.view == "completion":
+            choose(config, objective, found, corpus, policy, tokenizer, scorer, key, cache)
+        if needs.reference_model:
+            objective.reference = reference_of(policy)
+    scale = corpus.reward_scale.describe() if corpus.reward_scale else {}
+    found.sizes |= train.describe() | scale
     return found
+
+
+def choose(config: Config, objective: Objective, found: Compared, corpus, policy, tokenizer, scorer, key: dict,
+           cache: Cache) -> None:
+    """Rewards on the objective's scale, V of every prompt where it asks for it, and what it then draws from."""
+    train = found.train
+    raw_P = train.rewards_D[train.documents_P]
+
+    def scale(raw):
+        return objective.rewards(raw, raw_P)
+
+    for each in (train, found.heldout):
+        if each is not None:
+            each.rewards_D = scale(each.rewards_D)
+    rewards_P, good_P, values_P = train.rewards_D[train.documents_P], train.good_P, np.full(len(raw_P), np.nan)
+    fit = None
+    if value := objective.needs.prompt_value:
+        fit = reference_value(value, policy, (train, found.heldout), corpus,
+                              writing(config, value, policy, tokenizer, scorer), scale, config.seed, key, cache)
+        values_P = train.values_D[train.documents_P]
+    draw = objective.draw(Known(rewards_P, values_P, good_P))
+    if fit is not None:
+        advantages = Advantages(rewards_P, values_P, good_P, draw, fit, train.documents_P)
+        say(advantages.describe())
+        found.sizes |= advantages.sizes()
+        found.advantages = advantages.summary() | {
+            "examples": advantages.extremes(lambda document: train.text_of(document, tokenizer))}
+    train.keep(draw.kept_P, draw.weights_P)
+    found.steps = draw.steps
+
+
+def writing(config: Config, value: PromptValue, policy, tokenizer, scorer) -> Writing:
+    """How the reference answers, in order to be judged: as in the scenario that picks the best checkpoint, where the
+    data are prompts with completions; as completions are sampled, where they are text."""
+    if of_completions(config):
+        scenarios = config.evaluation.scenarios
+        name = config.evaluation.best or next(iter(scenarios), None)
+        scenario = as_trained(scenarios[name], config) if name else as_trained(ScenarioConfig(), config)
+        generation = scenario.generation
+    else:
+        scenario = as_trained(ScenarioConfig(), config)
+        generation = GenerationConfig(max_new_tokens=config.data.sampled.max_new_tokens)
+    generation = replace(generation, do_sample=value.temperature > 0, temperature=value.temperature or 1.0, top_p=1.0,
+                         top_k=0)
+    template = Template.of(replace(scenario, prefix=""), config.evaluation, tokenizer)
+    return Writing(generation, template, tokenizer, scorer, config.evaluation.batch_size)
 
 
 def completions(config: Config, corpus, stores: tuple, policy, tokenizer, scorer, cache: Cache) -> tuple:

@@ -14,7 +14,8 @@ import math
 import torch
 
 from apo.data.collate import Batch
-from apo.rollouts.generate import Continuation, evaluating
+from apo.models.policy import evaluating
+from apo.rollouts.generate import Continuation
 
 
 @torch.no_grad()

@@ -24,7 +24,8 @@ from apo.errors import DataError, EvaluationError, nearest
 from apo.metrics.base import SampleMetric, metrics, scored_text
 from apo.metrics.statistics import chunk_maxima
 from apo.metrics.win_rate import BestAnswers
-from apo.rollouts.generate import Continuation, evaluating, generate
+from apo.models.policy import evaluating
+from apo.rollouts.generate import Continuation, generate
 from apo.schema import Config, EvaluationConfig, ScenarioConfig
 from apo.scorers.base import Scorer, checked
 from apo.scorers.make import make_scorers

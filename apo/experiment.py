@@ -57,6 +57,8 @@ class Parts:
     steps: int
     fingerprints: dict[str, str]
     sizes: dict
+    advantages: dict | None = None
+    """Of a method that looks at them (`apo/advantages.py`)."""
 
 
 def train(config: Config) -> RunOutcome:
@@ -109,6 +111,8 @@ def _train_into(run: RunDirectory, config: Config, scorers: dict[str, Scorer], w
     parts = build(config, scorers, start_of(config, train))
     _refuse(run.path, differences(manifest.get("fingerprints") or parts.fingerprints, parts.fingerprints))
     write_json(run.manifest_file, manifest | {"fingerprints": parts.fingerprints, "sizes": parts.sizes})
+    if parts.advantages is not None:
+        write_json(run.advantages_file, parts.advantages)
     loggers = make_loggers(config, run)
     try:
         with progress(f"training {config.task} {config.method}", parts.steps) as bar:
@@ -195,7 +199,7 @@ def build(config: Config, scorers: dict[str, Scorer], model: ModelConfig) -> Par
     new_ids = [token for name, token in zip(control_tokens(config), control_ids) if name not in known]
     policy = load_policy(model, tokenizer, vocabulary, config.seed, new_ids, objective.needs.value_head,
                          config.data.block_size)
-    beside = []
+    beside, advantages, share = [], None, 1.0
     if objective.needs.view == "scored_text":
         source = make_source(config, corpus, train_store, tokenizer, view)
         sizes = source.describe()
@@ -204,18 +208,19 @@ def build(config: Config, scorers: dict[str, Scorer], model: ModelConfig) -> Par
         from apo.compared import compared
         found = compared(config, objective, corpus, (train_store, heldout_store), policy, tokenizer, scorer,
                          view.eos_id, cache)
-        source, sizes = found.train, found.sizes
+        source, sizes, advantages, share = found.train, found.sizes, found.advantages, found.steps
         if found.heldout is not None:
             beside.append(HeldoutItems(config.evaluation, objective, found.heldout, precision=found.precision,
                                        steps_per_epoch=source.steps_per_epoch,
                                        batch_size=config.training.per_device_train_batch_size))
     sizes = corpus.describe() | sizes
     steps = training_steps(config, sizes.get("tokens_per_epoch"), sizes.get("tokens_per_step"))
+    steps = max(int(steps * share), 1)
     sizes |= {"parameters": policy.num_parameters, "steps": steps}
     heldout = make_heldout(config, heldout_store, tokenizer, view.eos_id)
     judges = Judges.of(config, corpus, scorers)
     return Parts(tokenizer, policy, objective, source, heldout, corpus, scorer, judges, beside, steps, fingerprints,
-                 sizes)
+                 sizes, advantages)
 
 
 def make_tokenizer(model: ModelConfig, corpus, cache):
@@ -320,7 +325,7 @@ def new_manifest(run: RunDirectory, config: Config, who: dict) -> dict:
             "hardware": provenance.hardware(), "environment": provenance.environment(),
             "seeds": {"seed": config.seed, "streams": ["init", "new_tokens", "adapter", "order", "rows", "control",
                                                        "window", "dropout", "trainer", "prompts", "generation",
-                                                       "heldout"]},
+                                                       "heldout", "priority", "value"]},
             "times": {"started": start["started"]}, "why_ended": None}
 
 

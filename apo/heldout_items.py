@@ -13,7 +13,7 @@ import torch
 from apo.metrics import running
 from apo.metrics.preference import calibration_curve, pair_accuracy
 from apo.objectives.base import tell_of_step
-from apo.rollouts.generate import evaluating
+from apo.models.policy import evaluating
 
 if TYPE_CHECKING:
     from apo.data.ranked import RankedRows

@@ -24,8 +24,9 @@ from apo.data.tokenizer import single_id, tokenizer_fingerprint
 from apo.errors import EvaluationError, ModelError
 from apo.models.fingerprint import model_fingerprint
 from apo.models.load import find_model, load_trained
+from apo.models.policy import evaluating
 from apo.rollouts.completions_server import Completion, CompletionsServer
-from apo.rollouts.generate import Continuation, end_token_ids, evaluating, generate
+from apo.rollouts.generate import Continuation, end_token_ids, generate
 from apo.schema import GenerationConfig
 from apo.seeds import stream_seed
 

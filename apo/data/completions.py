@@ -29,6 +29,10 @@ class CompletionBatch:
     """bool."""
     ref_logps_RN: Tensor
     """float32: summed log p of each completion under the reference; NaN where none was asked for."""
+    values_R: Tensor | None = None
+    """float32: V of the prompt, the reference's expected reward; None where none was asked for."""
+    ref_logps_RT: Tensor | None = None
+    """float32: log p of each completion token under the reference, on the token itself, 0 elsewhere; None."""
     over_step: ClassVar[Tensor | None] = None
     """What the objective asked for over all rows of the step, of which this batch is a part (`Objective.over_step`)."""
 
@@ -36,13 +40,15 @@ class CompletionBatch:
         return self.input_ids_RT.shape[0]
 
     def tensors(self) -> dict[str, Tensor]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        there = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in there.items() if tensor is not None}
 
     def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> "CompletionBatch":
         """Those rows, cut to the longest of them."""
         chosen = {name: tensor[rows] for name, tensor in self.tensors().items()}
         width = int((chosen["branch_RT"] != PADDING).sum(1).max())
-        return CompletionBatch(**chosen | {name: chosen[name][:, :width] for name in ("input_ids_RT", "branch_RT")})
+        return CompletionBatch(**chosen | {name: tensor[:, :width] for name, tensor in chosen.items()
+                                           if name.endswith("_RT")})
 
     def split(self, rows: int) -> "list[CompletionBatch]":
         """Micro-batches of at most `rows` rows, in order."""

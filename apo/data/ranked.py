@@ -90,10 +90,11 @@ class RankedRows(BatchSource):
         self.room_D = self._rooms()
         self.rows_per_step, self.rank, self.step = effective_batch_size, rank, 0
         self.share = rows_per_process(effective_batch_size, world_size)
+        self.rewards_D = -store.document_scores_D
         self.ref_logps_D: np.ndarray | None = None
         self.bucket_steps = bucket_steps
         self._window = lru_cache(maxsize=2)(self._draw_window)
-        self._order = lru_cache(maxsize=2)(lambda epoch: stream(seed, "order", epoch).permutation(self.num_items))
+        self._order = lru_cache(maxsize=2)(self._draw_order)
 
     @property
     def num_items(self) -> int:
@@ -128,6 +129,10 @@ class RankedRows(BatchSource):
         steps_SR = items[np.argsort(self.row_lengths_P[items], kind="stable")].reshape(self.bucket_steps, -1)
         return stream(self.seed, "windows", window).permutation(steps_SR)
 
+    def _draw_order(self, epoch: int) -> np.ndarray:
+        """Numbers of the items in the order of an epoch, as many as there are items."""
+        return stream(self.seed, "order", epoch).permutation(self.num_items)
+
     def _item_at(self, served: int) -> int:
         epoch, place = divmod(served, self.num_items)
         return int(self._order(epoch)[place])
@@ -144,7 +149,7 @@ class RankedRows(BatchSource):
         present_RN = documents_RN != ABSENT
         ref_RN = np.full(documents_RN.shape, np.nan) if self.ref_logps_D is None else self.ref_logps_D[documents_RN]
         return laid_out([made[row] for row in order],
-                        torch.tensor(np.where(present_RN, -self.store.document_scores_D[documents_RN], 0)).float(),
+                        torch.tensor(np.where(present_RN, self.rewards_D[documents_RN], 0)).float(),
                         torch.tensor(np.where(present_RN, ref_RN, 0)).float(), torch.tensor(present_RN)), documents_RN
 
     def _row(self, documents_N: np.ndarray) -> tuple[list[int], list[list[int]]]:

@@ -14,11 +14,9 @@ import torch
 from apo.console import warn
 from apo.errors import ModelError
 from apo.models import adapters
-from apo.models.policy import Policy
+from apo.models.policy import DROPOUT_SUFFIXES, Policy
 from apo.schema import ModelConfig
 from apo.seeds import stream_seed
-
-DROPOUT_SUFFIXES = ("dropout", "pdrop", "dropout_prob", "dropout_rate")
 
 
 def load_tokenizer(config: ModelConfig):

@@ -10,6 +10,7 @@ applied here from the model's config, and `check_head` compares the result with 
 loaded: a silent difference would make every log-probability wrong.
 """
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,6 +22,8 @@ from apo.errors import ModelError
 from apo.models.heads import ValueHead
 from apo.models.token_log_probs import reduce_vocabulary
 
+DROPOUT_SUFFIXES = ("dropout", "pdrop", "dropout_prob", "dropout_rate")
+"""Of the names of dropout probabilities in a model's config."""
 MASKED = -1e30
 """Added to the attention scores of what is not to be attended to; finite also in bf16."""
 
@@ -55,6 +58,18 @@ class CompletionStats:
     def means_RN(self) -> torch.Tensor:
         """Mean log p of a token."""
         return self.logps_RN / self.lengths_RN.clamp(min=1)
+
+
+@contextmanager
+def evaluating(model: nn.Module):
+    """Eval mode inside; afterwards every submodule's own flag, also where they differ."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
 
 
 class Policy(nn.Module):
@@ -135,7 +150,7 @@ class Policy(nn.Module):
         shape_RN = batch.rewards_RN.shape
         if not self.takes_masks:
             batch = batch.unshared()
-        hidden_RTD = self._hidden_of_rows(batch)
+        hidden_RTD = self.hidden_of_rows(batch)
         row_M, place_M, _, item_M = batch.predictions()
         last_M = torch.ones_like(item_M, dtype=torch.bool)
         last_M[:-1] = item_M[1:] != item_M[:-1]
@@ -157,8 +172,49 @@ class Policy(nn.Module):
             return CompletionStats(stats.logps_RN.view(shape_RN), stats.lengths_RN.view(shape_RN), prompt_logps_R)
         return self._of_rows(batch, prompts)
 
+    def completion_tokens(self, batch, want: tuple[str, ...] = (), other=None) -> TokenStats:
+        """Log-probabilities of completion tokens one by one, and more; only their positions reach the head.
+
+        Args:
+            batch: `apo.data.completions.CompletionBatch`; of several completions to a row, for an architecture that
+                takes masks of our own.
+            want: of "entropy", "sum_p_squared", "kl" (to `other`).
+            other: `apo.models.reference.Reference`.
+        """
+        row_M, place_M, from_M, _ = batch.predictions()
+        hidden_MD = self.hidden_of_rows(batch)[row_M, from_M]
+        beside = None
+        if other is not None:
+            with other.as_it_was() as was:
+                beside = other.logits, was.hidden_of_rows(batch)[row_M, from_M]
+        reduced = reduce_vocabulary(self.logits, self.head.weight.shape[0], hidden_MD,
+                                    batch.input_ids_RT[row_M, place_M], want, beside)
+
+        def placed(values_M):
+            zeros_RT = torch.zeros(batch.input_ids_RT.shape, device=values_M.device)
+            return zeros_RT.index_put((row_M, place_M), values_M)
+
+        stats = TokenStats(placed(reduced.logps), batch.branch_RT > 0)
+        for name in want:
+            setattr(stats, f"{name}_BT", placed(getattr(reduced, name)))
+        return stats
+
+    def as_evaluated(self):
+        """Inside, without dropout."""
+        return evaluating(self)
+
+    @property
+    def drops_out(self) -> bool:
+        """Whether what it says in training is drawn: a dropout somewhere in the model or its adapter is not 0."""
+        if not self.training:
+            return False
+        config = self.model.config.get_text_config()
+        return (any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules())
+                or any(value for name, value in vars(config).items()
+                       if name.endswith(DROPOUT_SUFFIXES) and isinstance(value, float)))
+
     def _of_rows(self, batch, prompts: bool) -> CompletionStats:
-        hidden_RTD = self._hidden_of_rows(batch)
+        hidden_RTD = self.hidden_of_rows(batch)
         row_M, place_M, from_M, item_M = batch.predictions()
         logps_M = self._logps(hidden_RTD[row_M, from_M], batch.input_ids_RT[row_M, place_M])
         total = batch.rewards_RN.numel()
@@ -170,7 +226,7 @@ class Policy(nn.Module):
             stats.prompt_logps_R = torch.zeros(len(batch), device=logps_M.device).index_add(0, row_M, logps_M)
         return stats
 
-    def _hidden_of_rows(self, batch) -> torch.Tensor:
+    def hidden_of_rows(self, batch) -> torch.Tensor:
         if batch.rewards_RN.shape[1] == 1:      # one completion to a row is plain text, padded on the right
             return self.body(input_ids=batch.input_ids_RT, use_cache=False).last_hidden_state
         mask_R1TT = batch.attention_mask_R1TT()
@@ -191,8 +247,8 @@ class Policy(nn.Module):
         self.model.eval()
         try:
             with torch.no_grad():
-                shared = self._hidden_of_rows(probe)[0, 1:]
-                alone = self._hidden_of_rows(probe.unshared())[:, 1]
+                shared = self.hidden_of_rows(probe)[0, 1:]
+                alone = self.hidden_of_rows(probe.unshared())[:, 1]
             return shared.shape == alone.shape and torch.allclose(shared, alone, rtol=1e-3, atol=1e-3)
         except (TypeError, ValueError, RuntimeError):
             return False

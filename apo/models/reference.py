@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from apo.models.adapters import OURS, REFERENCE, adapter_weights, is_adapted
-from apo.models.policy import Policy, TokenStats
+from apo.models.policy import Policy, TokenStats, evaluating
 
 
 class Reference:
@@ -30,14 +30,8 @@ class Reference:
     @contextmanager
     def as_it_was(self) -> Iterator[Policy]:
         """Inside, the policy itself computes what it did when the stage began."""
-        flags = [(module, module.training) for module in self.policy.modules()]
-        self.policy.eval()
-        try:
-            with torch.no_grad(), using_adapter(self.policy.model, self.adapter):
-                yield self.policy
-        finally:
-            for module, training in flags:
-                module.training = training
+        with evaluating(self.policy), torch.no_grad(), using_adapter(self.policy.model, self.adapter):
+            yield self.policy
 
     def hidden(self, batch) -> torch.Tensor:
         with self.as_it_was() as policy:

@@ -21,6 +21,30 @@ objectives = Registry("objective", "apo.objectives")
 
 
 @dataclass(frozen=True)
+class PromptValue:
+    """How V, the reference's expected reward behind a prompt, is fitted: a head on the frozen reference's states."""
+
+    head: str = "attention"
+    """attention (one learned query over the prompt), mean_pool, mean_pool_mlp."""
+    targets: str = "generations"
+    """generations: the scorer's rewards of what the reference itself writes; data: the mean reward of the completions
+    that the data have to the prompt."""
+    prompts: int = 256
+    """Training prompts that it is fitted on, drawn from the seed."""
+    generations: int = 1
+    """Of the reference, behind each."""
+    temperature: float = 1.0
+    """0: greedy."""
+    epochs: int = 30
+    """At most: fewer, down to none at all (a constant), where that has the smaller error."""
+    learning_rate: float = 1e-3
+    batch_size: int = 16
+    dropout: float = 0.1
+    selection: str = "kfold"
+    """By which error the number of epochs is chosen: kfold (five), heldout (a fifth of the prompts), training."""
+
+
+@dataclass(frozen=True)
 class Needs:
     """What a method trains on and needs beside the policy."""
 
@@ -28,6 +52,36 @@ class Needs:
     """The shape of record its batches are made from: scored_text, or one of `apo.compared.VIEWS`."""
     value_head: bool = False
     reference: bool = False
+    """What it says of each completion, in one number."""
+    reference_tokens: bool = False
+    """What it says of each token of each completion."""
+    reference_model: bool = False
+    """The reference itself, as `Objective.reference`: a copy of the policy in memory."""
+    prompt_value: PromptValue | None = None
+    """V of the reference behind each prompt."""
+
+
+@dataclass
+class Known:
+    """What is known of the training completions before the first step, numpy [P] each."""
+
+    rewards_P: "numpy.ndarray"  # noqa: F821
+    values_P: "numpy.ndarray"  # noqa: F821
+    """V of the prompt; NaN where none was asked for."""
+    good_P: "numpy.ndarray"  # noqa: F821
+    """bool: the best of its prompt, or one of them."""
+
+
+@dataclass
+class Draw:
+    """Which completions are served, and how often."""
+
+    kept_P: "numpy.ndarray"  # noqa: F821
+    """bool."""
+    weights_P: "numpy.ndarray | None" = None  # noqa: F821
+    """In proportion to which they are drawn; None: each once an epoch."""
+    steps: float = 1.0
+    """Share of the run's steps that is made."""
 
 
 @dataclass
@@ -49,6 +103,8 @@ class Objective:
     """What it trains is a language model, worth sampling from."""
     thresholds: ClassVar[tuple[str, ...]] = ()
     """Options that may be `{percentile: p}` of the training scores; resolved to numbers before training."""
+    reference: ClassVar["apo.models.reference.Reference | None"] = None  # noqa: F821
+    """The policy as the stage began, where `needs.reference_model`."""
 
     @property
     def needs(self) -> Needs:
@@ -62,6 +118,15 @@ class Objective:
         """Sums over a micro-batch of what the loss of every row needs of all rows of its step (a baseline, say).  Those
         of the whole step are `batch.over_step` in `compute_loss`, or None where the batch is the whole step."""
         return None
+
+    def draw(self, known: Known) -> Draw:
+        """Of the view `completion`: what is trained on."""
+        return Draw(known.good_P | ~known.good_P)
+
+    def rewards(self, raw_P, train_P):
+        """Of the view `completion`, numpy: raw rewards on the scale that the loss wants; `train_P` are those of the
+        training completions, by which a scale may be chosen."""
+        return raw_P
 
     def compute_loss(self, policy, batch) -> Loss:
         """`policy.token_stats(batch, want)` gives everything; see `apo.models.policy`."""

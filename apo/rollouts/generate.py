@@ -12,7 +12,7 @@ bf16.  The global random state of torch and numpy is left as it was, as is every
 Shapes: N prompts, B rows of a batch, T tokens, V vocabulary.
 """
 
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Iterator, Literal
 
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from apo.errors import EvaluationError
 from apo.host import computes_bf16
+from apo.models.policy import evaluating
 from apo.rollouts.decoder import Decoder, ModelDecoder, Unsupported, attended
 from apo.rollouts.fast_llama import LlamaDecoder
 from apo.rollouts.sampling import Sampler, uniforms
@@ -105,18 +106,6 @@ def batches(prompt_ids: list[list[int]], batch_size: int) -> Iterator[list[int]]
     order = sorted(range(len(prompt_ids)), key=lambda row: (len(prompt_ids[row]), prompt_ids[row], row))
     for start in range(0, len(order), batch_size):
         yield order[start:start + batch_size]
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module):
-    """Eval mode inside; afterwards every submodule's own flag, also where they differ."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
 
 
 def compute_dtype(model, precision: Precision) -> torch.dtype:

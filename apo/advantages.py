@@ -1,0 +1,92 @@
+"""What a run on advantages is given before its first step, for whoever wants to know what its weights are: the fit of V,
+percentiles of V, R and A of good and bad completions, the share that is left out, how many completions the weights are
+worth, the best and the worst, and how much of the choice a plain threshold on the reward would make alike.
+
+Numbers in, numbers out; a run writes them into its directory (`advantages.json`), where `apo/report` draws them.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import numpy as np
+
+from apo.objectives.base import Draw
+
+FILE = "advantages.json"
+PERCENTILES = (0, 10, 25, 50, 75, 90, 100)
+SHOWN = 10
+"""Examples from either end."""
+
+
+@dataclass
+class Advantages:
+    """Of the training completions, [P] each."""
+
+    rewards_P: np.ndarray
+    """On the objective's scale."""
+    values_P: np.ndarray
+    good_P: np.ndarray
+    draw: Draw
+    fit: dict[str, Any]
+    """As `apo.reference_value.reference_value` gives it."""
+    documents_P: np.ndarray
+
+    @property
+    def advantages_P(self) -> np.ndarray:
+        return self.rewards_P - self.values_P
+
+    def sizes(self) -> dict[str, float]:
+        """For the manifest and the log."""
+        return {"dropped": self.dropped, "effective_share": self.effective_share,
+                "value_explained": self.fit["explained"], "same_as_threshold": self.same_as_threshold}
+
+    @property
+    def dropped(self) -> float:
+        """Share of good completions that are never served."""
+        return float(1 - (self.draw.kept_P & self.good_P).sum() / self.good_P.sum())
+
+    @property
+    def effective_share(self) -> float:
+        """(sum w)^2 / (n sum w^2) over the kept completions, w = their positive advantages: how many equally weighted
+        ones they are worth, as a share."""
+        weights_P = self.advantages_P.clip(min=0)[self.draw.kept_P]
+        total = float((weights_P ** 2).sum())
+        return float(weights_P.sum() ** 2 / (len(weights_P) * total)) if total else 0.0
+
+    @property
+    def same_as_threshold(self) -> float:
+        """Share of the good completions with an advantage above 0 that are also among as many with the highest reward."""
+        above_P = (self.advantages_P > 0) & self.good_P
+        ranked_P = np.where(self.good_P, self.rewards_P, -np.inf)
+        highest = np.argsort(-ranked_P, kind="stable")[:above_P.sum()]
+        return float(above_P[highest].mean()) if len(highest) else float("nan")
+
+    def summary(self) -> dict[str, Any]:
+        kinds = {"good": self.good_P, "bad": ~self.good_P}
+        numbers = {"V": self.values_P, "R": self.rewards_P, "A": self.advantages_P}
+        percentiles = {name: {kind: dict(zip(map(str, PERCENTILES), np.percentile(array[mask], PERCENTILES).tolist()))
+                              for kind, mask in kinds.items() if mask.any()} for name, array in numbers.items()}
+        above = {kind: float((self.advantages_P[mask] > 0).mean()) for kind, mask in kinds.items() if mask.any()}
+        return {"completions": len(self.rewards_P), "good": int(self.good_P.sum()), "kept": int(self.draw.kept_P.sum()),
+                "share_of_steps": self.draw.steps, "advantage_above_0": above, **self.sizes(),
+                "percentiles": percentiles, "fit": self.fit}
+
+    def extremes(self, text_of: Callable[[int], tuple[str, str]]) -> dict[str, list[dict[str, Any]]]:
+        """The good completions with the highest and the lowest advantages, the most extreme first.  `text_of`: prompt
+        and completion of a document."""
+        good = np.flatnonzero(self.good_P)
+        ranked = good[np.argsort(-self.advantages_P[good], kind="stable")]
+        return {end: [self._example(item, text_of) for item in items[:SHOWN]]
+                for end, items in (("top", ranked), ("bottom", ranked[::-1]))}
+
+    def _example(self, item: int, text_of: Callable[[int], tuple[str, str]]) -> dict[str, Any]:
+        prompt, completion = text_of(int(self.documents_P[item]))
+        return {"A": float(self.advantages_P[item]), "R": float(self.rewards_P[item]),
+                "V": float(self.values_P[item]), "prompt": prompt, "completion": completion}
+
+    def describe(self) -> str:
+        """One line for the log."""
+        return (f"{self.dropped:.0%} of the good completions have no advantage and are left out; V explains "
+                f"{self.fit['explained']:.0%} of the rewards' variance on prompts left out of its fit "
+                f"({self.fit['epochs']} epochs); a threshold on the reward would keep "
+                f"{self.same_as_threshold:.0%} of the same")
