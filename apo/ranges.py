@@ -50,7 +50,7 @@ _OF_CLASS: dict[str, dict[Limits, str]] = {
         BELOW_ONE: "adam_beta1 adam_beta2",
     },
     "DataConfig": {COUNT: "max_documents pairs_per_prompt bucket_steps", Limits(2): "block_size ranking_length",
-                   BELOW_ONE: "eval_fraction"},
+                   BELOW_ONE: "eval_fraction", SHARE: "reward_noise"},
     "SampledConfig": {COUNT: "num_prompts max_new_tokens", Limits(2): "per_prompt", POSITIVE: "temperature"},
     "ConditionalConfig": {SHARE: "drop_token_fraction"},
     "ModelConfig": {Limits(BYTES_AND_END): "vocab_size", BELOW_ONE: "dropout", NOT_NEGATIVE: "new_token_noise"},
@@ -157,6 +157,8 @@ def _view(config: Config) -> Iterator[tuple[str, str]]:
         yield from _chat(config, record)
     if config.data.standardise_rewards and config.data.streaming:
         yield "data.standardise_rewards", "takes mean and deviation of all rewards, which streamed data do not tell"
+    if config.data.reward_noise and config.data.streaming:
+        yield "data.reward_noise", "deals out scores anew among all documents, which are not known of streamed data"
     if config.data.standardise_rewards and view == record == "scored_text":
         yield "data.standardise_rewards", (f"{config.method} trains on the scores of {config.data.source}, which are "
                                            "of texts without prompts and stay as they are: leave it out")

@@ -22,7 +22,7 @@ from apo.schema import ConditionalConfig, Config, LoraConfig, ModelConfig
 FINAL = "final"
 REWARD_MODEL = "reward_model"
 """Both the method and the scorer that is what the method leaves."""
-OWN = ("training.", "objective.", "callbacks.", "init_from.", "data.filter_threshold",
+OWN = ("training.", "objective.", "callbacks.", "init_from.", "data.filter_threshold", "data.reward_noise",
        "data.conditional_training_config", "evaluation.prefix", "evaluation.banned_tokens")
 """Options that a run beside this one has for itself."""
 Train = Callable[[Config], Any]
@@ -58,6 +58,7 @@ def _beside(config: Config, method: str, overrides: list[str], seed: int | None,
             raise ConfigError(f"{option}: {key} is the same for {config.method} and the {method} run beside it, so set "
                               f"it for {config.method}; what {method} may have for itself is {', '.join(OWN)}")
     data = replace(deepcopy(config.data), filter_threshold=made.data.filter_threshold,
+                   reward_noise=made.data.reward_noise,
                    conditional_training_config=made.data.conditional_training_config or ConditionalConfig())
     evaluation = replace(deepcopy(config.evaluation), prefix=made.evaluation.prefix,
                          banned_tokens=made.evaluation.banned_tokens)

@@ -189,8 +189,7 @@ class ScoredTextTrainer(Trainer):
 
     def training_step(self, model: nn.Module, batch: Batch, num_items_in_batch=None) -> torch.Tensor:
         """Forward and backward of the whole step; halves the micro-batch where memory does not suffice."""
-        if not model.training:
-            model.train()
+        model.train()       # whole: what `from_pretrained` loads is in eval mode inside a wrapper that is not
         self._in_step = True
         while True:
             self.signals.check()

@@ -64,7 +64,7 @@ def test_samples_are_held_against_the_best_known_answers(tmp_path):
 
 def test_a_second_method_finds_start_and_reference(places, monkeypatch):
     experiment.train(load_config([*places, "method=dpo"]))
-    monkeypatch.setattr(reference, "_computed", lambda *_: pytest.fail("the reference was computed again"))
+    monkeypatch.setattr(reference, "_each", lambda *_: pytest.fail("the reference was computed again"))
     outcome = experiment.train(load_config([*places, "method=dpo", "objective.loss_type=hinge"]))
     assert outcome.fresh
     starts = {stages.started_from(load_config([*places, *method]))["init_from.run"]
@@ -182,7 +182,7 @@ def test_the_reference_is_kept_under_all_that_decides_it(tmp_path, tiny_llama, m
             return self.asked
 
     made = []
-    monkeypatch.setattr(reference, "_computed", lambda *_: made.append(1) or np.zeros((1, 2)))
+    monkeypatch.setattr(reference, "_each", lambda *_: made.append(1) or np.zeros((1, 2)))
 
     def ask(policy, rows, precision="fp32", corpus="a"):
         before = len(made)

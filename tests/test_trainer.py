@@ -113,6 +113,19 @@ def test_factoring_changes_neither_loss_nor_gradient(make, objective):
             torch.testing.assert_close(found[micro][1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_dropout_acts_in_a_model_that_was_loaded(make):
+    """transformers gives loaded models back in eval mode; a wrapper around one says that it is training."""
+    losses = {}
+    for loaded in (False, True):
+        trainer = make(f"loaded-{loaded}", dropout=0.5, max_steps=2, logging_steps=1)
+        trainer.policy.model.train(not loaded)
+        trainer.fit()
+        losses[loaded] = [row["loss"] for row in metrics(trainer)]
+    plain = make("plain", max_steps=2, logging_steps=1)
+    plain.fit()
+    assert losses[True] == losses[False] != [row["loss"] for row in metrics(plain)]
+
+
 class Labels(Rows):
     """Rows of a prompt, a completion with its label, and one of another prompt, with log-ratios far from 0."""
 

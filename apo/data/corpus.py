@@ -19,7 +19,7 @@ from apo.cache import Cache, digest
 from apo.console import progress, warn
 from apo.data.chat import chat_of
 from apo.data.records import ScoredText, Standing
-from apo.data.rewards import RewardScale
+from apo.data.rewards import RewardScale, with_noise
 from apo.data.scoring import SegmentScorer, annotate
 from apo.data.sources.base import Document, Source, segmentation, sources
 from apo.data.store import TokenStore, cached_store
@@ -82,6 +82,8 @@ class Corpus:
         train, heldout = (cached_store(cache, {"corpus": self.fingerprint, "split": split},
                                        partial(self.documents, split), int(chosen_D.sum()), tokenizer, chat)
                           for split, chosen_D in (("train", self.train_D), ("heldout", self.heldout_D)))
+        if self.source.data.reward_noise:
+            train = with_noise(train, self.source.data.reward_noise)
         if self.source.data.standardise_rewards and train.of_completions:
             self.reward_scale = RewardScale.of(train)
             train, heldout = self.reward_scale.applied(train), self.reward_scale.applied(heldout)

@@ -1,5 +1,6 @@
-"""Rewards on a scale of their own (`data.standardise_rewards`): mean 0 and standard deviation 1 over the training
-completions, each counted once, and held-out ones shifted and scaled by the same two numbers.
+"""Rewards other than the data or the scorer gave them: wrong in part (`data.reward_noise`), or on a scale of their own
+(`data.standardise_rewards`): mean 0 and standard deviation 1 over the training completions, each counted once, and
+held-out ones shifted and scaled by the same two numbers.
 
 Done on the tokenised store, behind which every view lies: weights, thresholds, margins and rankings see the same
 rewards, and what is cached of texts and scores stays as the scorer or the data gave it.
@@ -7,8 +8,11 @@ rewards, and what is cached of texts and scores stays as the scorer or the data 
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from apo.data.store import TokenStore
 from apo.errors import DataError
+from apo.seeds import stream
 
 
 @dataclass(frozen=True)
@@ -32,3 +36,31 @@ class RewardScale:
 
     def describe(self) -> dict[str, float]:
         return {"reward_mean": self.mean, "reward_std": self.std}
+
+
+NOISE_SEED = 0
+"""Which rewards are wrong is a property of the data, the same for every run."""
+
+
+def with_noise(store: TokenStore, share: float) -> TokenStore:
+    """The scores of a share of the segments that have one, drawn at random, dealt out anew among themselves: as many of
+    each value as before, so that only what they tell is lost.  Of completions the ranks follow, and they stand best
+    first again."""
+    random = stream(NOISE_SEED, "reward noise")
+    (known,) = np.nonzero(~np.isnan(store.segment_scores_S))
+    chosen = random.choice(known, round(share * len(known)), replace=False)
+    scores_S = np.array(store.segment_scores_S)
+    scores_S[chosen] = scores_S[random.permutation(chosen)]
+    store = replace(store, segment_scores_S=scores_S)
+    return ranked_by_score(store) if store.of_completions else store
+
+
+def ranked_by_score(store: TokenStore) -> TokenStore:
+    """The completions of every prompt in the order of their scores, and their ranks by these."""
+    scores_D, groups_D = store.document_scores_D, store.document_groups_D
+    ordered = store.in_order(np.lexsort((scores_D, groups_D)))
+    scores_D, ranks_D = ordered.document_scores_D, np.zeros(ordered.num_documents, np.int32)
+    starts = np.flatnonzero(np.diff(ordered.document_groups_D, prepend=-1))
+    for begin, end in zip(starts, [*starts[1:], ordered.num_documents]):
+        ranks_D[begin:end] = np.searchsorted(scores_D[begin:end], scores_D[begin:end])
+    return replace(ordered, document_ranks_D=ranks_D)

@@ -84,6 +84,15 @@ class TokenStore:
         """int64 [D + 1]: first token of each document."""
         return self.segment_starts_S1[self.document_segments_D1]
 
+    def in_order(self, order_D: np.ndarray) -> "TokenStore":
+        """The same documents in another order, in memory."""
+        segments = _gathered(self.document_segments_D1, order_D)
+        tokens = _gathered(self.segment_starts_S1, segments)
+        return TokenStore(self.tokens_N[tokens], _offsets(np.diff(self.segment_starts_S1)[segments]),
+                          self.segment_scores_S[segments], self.segment_bytes_S[segments],
+                          _offsets(np.diff(self.document_segments_D1)[order_D]), self.document_ranks_D[order_D],
+                          self.document_groups_D[order_D])
+
     @classmethod
     def open(cls, folder: Path) -> "TokenStore":
         """Raises DataError where the files are not what the index says."""
@@ -93,6 +102,17 @@ class TokenStore:
         except (OSError, ValueError, KeyError) as error:
             raise DataError(f"{folder}: damaged tokenised data ({error}); delete this folder") from None
         return cls(**arrays)
+
+
+def _gathered(starts_1: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Places of everything in the chosen of the stretches that begin at `starts`, one after another."""
+    lengths = np.diff(starts_1)[chosen]
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts_1[:-1][chosen] - (ends - lengths), lengths)
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
 def cached_store(cache: Cache, key: dict, documents: Callable[[], Iterable[ScoredText]], total: int | None,

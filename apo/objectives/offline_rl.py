@@ -30,7 +30,7 @@ from apo.objectives.base import Draw, Known, Loss, Needs, Objective, PromptValue
 
 LARGEST = 80.0
 """Log of the largest ratio where nothing clips: e^80 is finite in fp32."""
-ADVANTAGE_BINS = tuple(-1 + 0.1 * i for i in range(21))
+ADVANTAGE_BINS = tuple(i / 10 for i in range(-10, 11))
 PRESETS: dict[str, dict[str, Any]] = {
     "corrected": {"sampling": "good_priority", "weight_exponent": 0.0, "steps": "equal", "ratio": "eval",
                   "rewards_as": "unit", "value_selection": "kfold", "value_temperature": 1.0, "value_epochs": 30,

@@ -7,11 +7,13 @@ from apo.cache import Cache
 from apo.config import load_config
 from apo.data.corpus import prepare_corpus
 from apo.data.ranked import RankedRows, preferences, rankings
+from apo.data.rewards import with_noise
 from apo.data.sources.base import CompletionSource, Ranked, sources
 from apo.data.thresholds import resolve
 from apo.data.tokenizer import train_tokenizer
 from apo.errors import ConfigError, DataError
 from apo.schema import DataConfig
+from apo.stages import start_config
 
 
 @pytest.fixture
@@ -88,3 +90,50 @@ def test_where_it_would_do_nothing_it_is_refused():
         load_config(["task=toxicity", "method=awr", "scale=smoke", "data.standardise_rewards=true"])
     for words in (["task=hh", "method=awr"], ["task=toxicity", "method=dpo"]):
         assert load_config([*words, "scale=smoke", "data.standardise_rewards=true"]).data.standardise_rewards
+
+
+# ---- noise -----------------------------------------------------------------------------------------------------------
+
+
+def test_noise_deals_rewards_out_anew_and_the_order_follows(tokenised):
+    rewards = np.random.default_rng(0).normal(5, 3, 200).tolist()
+    (_, clean, clean_heldout), (_, noisy, heldout) = tokenised(rewards), tokenised(rewards, reward_noise=0.4)
+    assert sorted(noisy.known_scores_S) == sorted(clean.known_scores_S)                 # the same values
+    assert heldout.known_scores_S.tolist() == clean_heldout.known_scores_S.tolist()     # held-out ones are right
+
+    def by_text(store):
+        return {tuple(store.tokens_N[begin:end].tolist()): score for begin, end, score in
+                zip(store.document_starts_D1, store.document_starts_D1[1:], store.document_scores_D)}
+
+    before, after = by_text(clean), by_text(noisy)
+    assert before.keys() == after.keys()                                                # and the same texts
+    changed = np.mean([before[text] != after[text] for text in before])
+    assert 0.33 < changed <= 0.4
+    for group in np.unique(noisy.document_groups_D):
+        (documents,) = np.nonzero(noisy.document_groups_D == group)
+        scores = noisy.document_scores_D[documents]
+        assert (np.diff(documents) == 1).all() and (np.diff(scores) >= 0).all()         # together, best first
+        assert noisy.document_ranks_D[documents].tolist() == [int((scores < score).sum()) for score in scores]
+    better, worse = preferences(noisy, None).documents_PN.T
+    assert (noisy.document_scores_D[better] < noisy.document_scores_D[worse]).all()
+    again = tokenised(rewards, reward_noise=0.4)[1]
+    assert np.array_equal(again.segment_scores_S, noisy.segment_scores_S, equal_nan=True)
+
+
+def test_noise_in_the_scores_of_text(make_store, random_documents):
+    store = make_store(random_documents)
+    noisy = with_noise(store, 0.5)
+    assert sorted(noisy.known_scores_S) == sorted(store.known_scores_S)
+    assert 0.3 < np.mean(noisy.known_scores_S != store.known_scores_S) <= 0.5
+    assert noisy.tokens_N is store.tokens_N and with_noise(store, 0.0).known_scores_S.tolist() == \
+        store.known_scores_S.tolist()
+
+
+def test_a_run_starts_from_one_without_noise():
+    config = load_config(["task=hh", "method=a_lol", "scale=smoke", "data.reward_noise=0.4"])
+    assert start_config(config).data.reward_noise == 0
+    assert start_config(load_config(["task=hh", "method=a_lol", "scale=smoke", "data.reward_noise=0.4", "init_from."
+                                     "overrides=['data.reward_noise=0.1']"])).data.reward_noise == 0.1
+    with pytest.raises(ConfigError, match="data.reward_noise"):
+        load_config(["task=custom", "method=mle", "scale=smoke", "data.source=hub", "data.path=a/b",
+                     "data.streaming=true", "data.reward_noise=0.4"])
