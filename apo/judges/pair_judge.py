@@ -5,6 +5,7 @@ A judge prefers the text that it sees first (or the one that it sees last), by m
 MT-bench: two answers that disagree are a tie, and so is a win in one order with an equal in the other.
 """
 
+import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Literal
@@ -115,9 +116,11 @@ class PairJudge:
     def _replies(self, questions: dict[str, tuple[str, str, str]]) -> dict[str, Reply]:
         kept = {key: self.answers.get(key) for key in questions} if self.answers else {}
         found = {key: reply for key, reply in kept.items() if reply is not None}
+        failed = threading.Event()
         with progress("judging", len(questions)) as bar, ThreadPoolExecutor(self.concurrency) as pool:
             bar.go_on_from(len(found))
-            asked = {pool.submit(self._ask, key, texts): key for key, texts in questions.items() if key not in found}
+            asked = {pool.submit(self._ask, key, texts, failed): key for key, texts in questions.items()
+                     if key not in found}
             try:
                 for done in as_completed(asked):
                     found[asked[done]] = done.result()
@@ -127,9 +130,16 @@ class PairJudge:
                 raise
         return found
 
-    def _ask(self, key: str, texts: tuple[str, str, str]) -> Reply:
-        message = {"role": "user", "content": self.question.ask(*texts)}
-        reply = self.server.reply([message], self.max_tokens, self.temperature)
-        if self.answers:
-            self.answers.add(key, reply)
-        return reply
+    def _ask(self, key: str, texts: tuple[str, str, str], failed: threading.Event) -> Reply | None:
+        """None where another request has failed meanwhile: its error is on its way."""
+        if failed.is_set():
+            return None
+        try:
+            message = {"role": "user", "content": self.question.ask(*texts)}
+            reply = self.server.reply([message], self.max_tokens, self.temperature)
+            if self.answers:
+                self.answers.add(key, reply)
+            return reply
+        except BaseException:
+            failed.set()
+            raise
