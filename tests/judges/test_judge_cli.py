@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
+from apo.judges import Question
 from apo.metrics.statistics import wilson
 
 LONG, SHORT, AS_LONG = "a long reply", "short", "another long"
@@ -218,3 +222,17 @@ def test_from_the_command_line(runs, judge_server, root, tmp_path):
                           cwd=root, capture_output=True, text=True, timeout=120, env=os.environ)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("A against B") and done.stderr.splitlines()[-1] == ""
+
+
+def test_the_commands_of_the_pages_are_understood(script, root):
+    pages = "".join((root / page).read_text("utf-8") for page in ("README.md", "docs/judging.md"))
+    commands = [shlex.split(line, comments=True) for line in re.findall(r"^ {4}python scripts/judge\.py (.*)$", pages,
+                                                                        re.MULTILINE)]
+    assert len(commands) == 5 and all(script.parser().parse_args(command).out for command in commands)
+
+
+def test_the_template_of_the_page_can_ask(root):
+    page = (root / "docs/judging.md").read_text("utf-8")
+    template = textwrap.dedent(page.split("with a text file such as\n\n")[1].split("\n\nPlaces")[0])
+    asked = Question(template, ("fun",)).ask("p", "one", "two")
+    assert asked.startswith("p\nA: one\nB: two\n")
