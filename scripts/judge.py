@@ -175,8 +175,10 @@ def left_out(found: dict[str, Any]) -> str:
 
 
 def in_tokens(found: dict[str, Any]) -> str:
-    tokens = f"{found['prompt_tokens']:,} tokens read and {found['completion_tokens']:,} written by the judge"
     uncounted = found["requests_without_count"]
+    if uncounted == found["requests"]:
+        return f"{uncounted:,} requests; the server counts no tokens."
+    tokens = f"{found['prompt_tokens']:,} tokens read and {found['completion_tokens']:,} written by the judge"
     missing = f" ({uncounted} not counted by the server)" if uncounted else ""
     return f"{found['requests']:,} requests, {tokens}{missing}."
 

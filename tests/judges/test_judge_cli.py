@@ -130,7 +130,7 @@ def test_the_key_is_nowhere(command, runs, judge_server, tmp_path, capsys, monke
     assert "sk-secret" not in shown.out + shown.err
 
 
-def test_files_a_template_and_aspects_of_ones_own(command, judge_server, completions_server, tmp_path):
+def test_files_a_template_and_aspects_of_ones_own(command, judge_server, completions_server, tmp_path, capsys):
     for name, text in (("a", "1"), ("b", "2")):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"prompt": "p", "text": text}) + "\n")
     (tmp_path / "mine.txt").write_text("{{ prompt }}: {{ first }} or {{ second }}? More fun: A or B")
@@ -147,6 +147,7 @@ def test_files_a_template_and_aspects_of_ones_own(command, judge_server, complet
     found = summary(tmp_path)
     assert found["aspects"]["fun"]["ties"] == 1 and found["aspects"]["fun"]["half_decided"] == 1
     assert found["requests_without_count"] == 2
+    assert "2 requests; the server counts no tokens." in capsys.readouterr().out
     (tmp_path / "mine.txt").write_text("{{ first }}")
     assert command(judge_server(), *files, *own, scenario=None, out="other") == 2
 
