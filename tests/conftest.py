@@ -139,9 +139,10 @@ def tiny_llama():
 @pytest.fixture
 def completions_server(monkeypatch):
     """`completions_server(answer, mishaps=())`: a real HTTP server on localhost that speaks the completions protocol.
-    `answer(request) -> list of choices`; each of `mishaps` spoils one request first: a status, ("status", headers,
-    body), "drop" (the connection, in mid-answer), or bytes sent in place of the answer.  Pauses between attempts are
-    recorded in `.pauses` and not slept.  Also `.url`, `.requests` and `.headers`."""
+    `answer(request) -> list of choices`, or a dict, which is the whole answer (of a chat); each of `mishaps` spoils one
+    request first: a status, ("status", headers, body), "drop" (the connection, in mid-answer), or bytes sent in place
+    of the answer.  Pauses between attempts are recorded in `.pauses` and not slept.  Also `.url`, `.requests` and
+    `.headers`."""
     import json
     import threading
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -152,14 +153,14 @@ def completions_server(monkeypatch):
 
     def start(answer, mishaps=()):
         log = SimpleNamespace(requests=[], headers=[], pauses=[])
-        waiting = list(mishaps)
+        waiting = iter(mishaps)      # which several threads may draw from
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 log.requests.append(body)
                 log.headers.append({"path": self.path, **self.headers})
-                mishap = waiting.pop(0) if waiting else None
+                mishap = next(waiting, None)
                 if mishap == "drop":
                     self.send_response(200)
                     self.send_header("Content-Length", "1000")
@@ -169,7 +170,8 @@ def completions_server(monkeypatch):
                     return
                 status, headers, sent = 200, {}, mishap
                 if mishap is None:
-                    sent = json.dumps({"choices": answer(body)}).encode()
+                    answered = answer(body)
+                    sent = json.dumps(answered if isinstance(answered, dict) else {"choices": answered}).encode()
                 elif not isinstance(mishap, bytes):
                     status, headers, sent = mishap if isinstance(mishap, tuple) else (mishap, {}, b"")
                 self.send_response(status)
@@ -186,7 +188,7 @@ def completions_server(monkeypatch):
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         started.append(server)
         log.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-        monkeypatch.setattr("apo.rollouts.completions_server.time", SimpleNamespace(sleep=log.pauses.append))
+        monkeypatch.setattr("apo.rollouts.servers.time", SimpleNamespace(sleep=log.pauses.append))
         return log
     yield start
     for server in started:
