@@ -141,7 +141,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """[] where there is no file.  A half-written last line, the mark of a kill, is left out; elsewhere RunError."""
     if not path.is_file():
         return []
-    rows, lines = [], path.read_text().splitlines()
+    # Not splitlines(): samples may hold characters that it takes for the end of a line, and JSON does not escape.
+    rows, lines = [], path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     for number, line in enumerate(lines, 1):
         try:
             rows.append(json.loads(line))

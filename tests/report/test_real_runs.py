@@ -84,3 +84,12 @@ def test_chat_answers_two_models_side_by_side(runs, load_script, monkeypatch, ca
     assert out.count("mle, seed 1") == out.count("conditional, seed 1") == 2
     assert out.count("def f(x):") == out.count("import os") == 2
     assert out.count("[score") == 4
+
+
+def test_rows_end_where_lines_of_json_do(tmp_path):
+    """Samples hold whatever a model writes, U+2028 as it is among it."""
+    file, rows = tmp_path / "samples.jsonl", [{"text": "one\u2028line"}, {"text": "an\x85other"}]
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) + '{"text": "cut of', "utf-8")
+    assert read_jsonl(file) == rows
+    file.write_text("")
+    assert read_jsonl(file) == []
