@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from apo.console import warn
 from apo.data.chat import Chat, reply_to
 from apo.data.records import Sample
 from apo.data.sources.base import BadRow, lines, sources
@@ -107,8 +108,11 @@ def run_scenario(name: str, scenario: ScenarioConfig, *, policy: "Policy", token
     Raises EvaluationError for prompts that do not exist or do not fit, DataError for a prompt file that is damaged,
     ModelError for a control token the tokenizer does not know, ScorerError for scores that are not numbers.
     """
-    chosen = choose(load_prompts(name, scenario, prompts), scenario.num_samples, seed, name)
     template = Template.of(scenario, evaluation, tokenizer)
+    chosen = choose(load_prompts(name, scenario, prompts), scenario.num_samples, seed, name)
+    if scenario.prompts in prompts and too_long(chosen, template, scenario, policy):
+        chosen = choose(fitting(name, prompts[scenario.prompts], template, scenario, policy), scenario.num_samples,
+                        seed, name)
     banned = scenario.generation.banned_tokens
     banned_ids = [single_id(tokenizer, token, f"banned token of scenario {name},")
                   for token in (evaluation.banned_tokens if banned is None else banned)]
@@ -186,6 +190,27 @@ def read_prompts(path: Path) -> list[str]:
             raise DataError(f'{origin}: expected {{"text": "..."}} or {{"prompt": {{"text": "..."}}}}, '
                             f"got {str(row)[:60]}")
         found.append(str(text))
+    return found
+
+
+def too_long(prompts: list[str], template: "Template", scenario: ScenarioConfig, policy: "Policy") -> list[str]:
+    """Those that leave no room in the model's context for what is to be written."""
+    limit = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is None:
+        return []
+    return [prompt for prompt in prompts if len(template.ids(prompt)) + scenario.generation.max_new_tokens > limit]
+
+
+def fitting(name: str, prompts: list[str], template: "Template", scenario: ScenarioConfig,
+            policy: "Policy") -> list[str]:
+    """A set made from data may hold prompts that are too long to be answered, as training rows may be too long to be
+    trained on: they are left out, and said.  In a file of prompts each is meant, and one that does not fit an error."""
+    left_out = set(too_long(prompts, template, scenario, policy))
+    found = [prompt for prompt in prompts if prompt not in left_out]
+    if not found:
+        return prompts
+    warn(f"scenario {name}: {len(left_out)} of {len(prompts)} prompts leave no room for "
+         f"{scenario.generation.max_new_tokens} tokens in the model's context; left out")
     return found
 
 

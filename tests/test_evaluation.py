@@ -222,6 +222,18 @@ def test_damaged_prompt_files(tmp_path, line, message):
         read_prompts(path)
 
 
+def test_prompts_of_the_data_that_are_too_long_are_left_out(policy, tokenizer, tmp_path, capsys):
+    mixed = ["x" * 300, "a", "b" * 400, "c"]
+    result = run(policy, tokenizer, ScenarioConfig(prompts="mixed", num_samples=3, generation=SHORT),
+                 prompts={"mixed": mixed})
+    assert {sample.prompt for sample in result.samples} == {"a", "c"}
+    assert "scenario s: 2 of 4 prompts leave no room" in capsys.readouterr().err
+    file = tmp_path / "mixed.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in mixed))
+    with pytest.raises(EvaluationError, match="scenario s: prompt . has"):
+        run(policy, tokenizer, ScenarioConfig(prompts=str(file), generation=SHORT))
+
+
 def test_what_cannot_be_done_is_said_in_one_line(policy, tokenizer):
     with pytest.raises(EvaluationError, match=r'prompts: "functoins" is neither .*Did you mean "functions"'):
         run(policy, tokenizer, ScenarioConfig(prompts="functoins"), prompts={"functions": ["a"]})
