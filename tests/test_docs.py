@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+OFFLINE_RL = ("nll", "wbc", "r_gold", "r_lol", "a_lol", "a_lol_seq", "a_lol_ref_free", "a_lol_kl", "reward_threshold")
 METHODS = ("mle", "filtering", "conditional", "unlikelihood", "awr", "rwr", "dpo", "simpo", "orpo", "kto", "pro",
-           "reward_model")
+           "reward_model", *OFFLINE_RL)
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -157,6 +158,37 @@ def test_pages_list_the_options_and_metrics_of_the_class(method):
         assert shown == (field.default if isinstance(field.default, str) else json.dumps(field.default))
     logged = set(re.findall(r'"(\w+)": running\.', inspect.getsource(inspect.getmodule(cls))))
     assert table_keys(text, "Logged") == logged
+
+
+def options_of(method: str) -> set[str]:
+    """Those of an objective that its page's tables name."""
+    keys = table_keys((ROOT / f"docs/methods/{method}.md").read_text(), "Options")
+    return {key for key in keys if key.startswith("objective.")}
+
+
+@pytest.mark.parametrize("method", OFFLINE_RL)
+def test_options_of_offline_rl_are_on_their_page_or_on_that_of_a_lol(method):
+    from apo.objectives.base import objectives
+    own = {f"objective.{field.name}" for field in fields(objectives.get(method))}
+    assert options_of(method) <= own <= options_of(method) | options_of("a_lol")
+
+
+def test_the_page_of_a_lol_has_the_defaults_presets_and_metrics_of_the_code():
+    from apo.objectives import offline_rl
+    text = (ROOT / "docs/methods/a_lol.md").read_text()
+    for field in fields(offline_rl.ALoL):
+        shown = re.search(rf"`objective.{field.name}` \| (\S+) \|", text)[1]
+        assert shown == json.dumps(field.default), field.name
+    presets = re.findall(r"^\| `(\w+)` \| (\S+) \| (\S+) \|$", text.split("| option | `corrected` | `published` |")[1],
+                         re.MULTILINE)
+    shown = {name: (corrected, published) for name, corrected, published in presets}
+    corrected, published = offline_rl.PRESETS["corrected"], offline_rl.PRESETS["published"]
+    assert shown == {name: tuple(value if isinstance(value, str) else f"{value:g}" for value in
+                                 (corrected[name], published[name])) for name in corrected}
+    code = inspect.getsource(offline_rl)
+    assert table_keys(text, "Logged") == set(re.findall(r'"([\w/]+)"(?:\]|:) =? ?running\.', code))
+    numbers = re.findall(r"^(\d+)\. ", text.split("one by one:")[1], re.MULTILINE)
+    assert numbers == [str(number) for number in range(1, 30)]
 
 
 def test_the_pages_of_filtering_and_conditional_list_options_of_the_schema():
