@@ -42,14 +42,22 @@ class Advantages:
 
     @property
     def dropped(self) -> float:
-        """Share of good completions that are never served."""
-        return float(1 - (self.draw.kept_P & self.good_P).sum() / self.good_P.sum())
+        """Share of good completions that training learns nothing of: they are not served, or weigh nothing."""
+        return float(1 - ((self.weights_P != 0) & self.good_P).sum() / self.good_P.sum())
+
+    @property
+    def weights_P(self) -> np.ndarray:
+        """What each counts for in the mean update of the beginning: how often it is served, times its weight then."""
+        weights_P = self.draw.kept_P.astype(float)
+        for each_P in (self.draw.weights_P, self.draw.loss_weights_P):
+            weights_P = weights_P if each_P is None else weights_P * each_P
+        return weights_P
 
     @property
     def effective_share(self) -> float:
-        """(sum w)^2 / (n sum w^2) over the kept completions, w = their positive advantages: how many equally weighted
-        ones they are worth, as a share."""
-        weights_P = self.advantages_P.clip(min=0)[self.draw.kept_P]
+        """(sum w)^2 / (n sum w^2) over the kept completions: how many equally weighted ones they are worth, as a
+        share."""
+        weights_P = self.weights_P[self.draw.kept_P]
         total = float((weights_P ** 2).sum())
         return float(weights_P.sum() ** 2 / (len(weights_P) * total)) if total else 0.0
 
@@ -86,7 +94,7 @@ class Advantages:
 
     def describe(self) -> str:
         """One line for the log."""
-        return (f"{self.dropped:.0%} of the good completions have no advantage and are left out; V explains "
-                f"{self.fit['explained']:.0%} of the rewards' variance on prompts left out of its fit "
-                f"({self.fit['epochs']} epochs); a threshold on the reward would keep "
-                f"{self.same_as_threshold:.0%} of the same")
+        left_out = "the prompts of its fit" if self.fit["selection"] == "training" else "prompts left out of its fit"
+        return (f"{self.dropped:.0%} of the good completions count for nothing; V explains "
+                f"{self.fit['explained']:.0%} of the rewards' variance on {left_out} ({self.fit['epochs']} epochs); a "
+                f"threshold on the reward would keep {self.same_as_threshold:.0%} of those with an advantage above 0")

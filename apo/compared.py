@@ -4,7 +4,7 @@ of each completion before its first step.
 The task's own completions, or, where it has only text, continuations that the policy wrote (`apo/sampled.py`).
 """
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from apo.data.ranked import RankedRows, preferences, rankings
 from apo.data.scored import ScoredRows
 from apo.data.scored import completions as completions_of
 from apo.data.tokenizer import tokenizer_fingerprint
-from apo.errors import DataError
+from apo.errors import ConfigError, DataError
 from apo.evaluation import Template, as_trained, of_completions
 from apo.models.reference import reference_of
 from apo.objectives.base import Known, Objective, PromptValue
@@ -96,11 +96,14 @@ def choose(config: Config, objective: Objective, found: Compared, corpus, policy
     raw_P = train.rewards_D[train.documents_P]
 
     def scale(raw):
+        """Of the scorer, to the objective's scale: as the data's, standardised where theirs are."""
+        if corpus.reward_scale is not None:
+            raw = (raw - corpus.reward_scale.mean) / corpus.reward_scale.std
         return objective.rewards(raw, raw_P)
 
     for each in (train, found.heldout):
         if each is not None:
-            each.rewards_D = scale(each.rewards_D)
+            each.rewards_D = objective.rewards(each.rewards_D, raw_P)
     rewards_P, good_P, values_P = train.rewards_D[train.documents_P], train.good_P, np.full(len(raw_P), np.nan)
     fit = None
     if value := objective.needs.prompt_value:
@@ -116,6 +119,16 @@ def choose(config: Config, objective: Objective, found: Compared, corpus, policy
             "examples": advantages.extremes(lambda document: train.text_of(document, tokenizer))}
     train.keep(draw.kept_P, draw.weights_P)
     found.steps = draw.steps
+    if found.heldout is not None:
+        keep_alike(objective, found.heldout)
+
+
+def keep_alike(objective: Objective, heldout: ScoredRows) -> None:
+    """Of held-out completions, those that the objective would draw from, each once; all where it finds none of them
+    worth anything."""
+    values_P = np.full(heldout.num_items, np.nan) if heldout.values_D is None else heldout.values_D[heldout.documents_P]
+    with suppress(ConfigError):
+        heldout.keep(objective.draw(Known(heldout.rewards_D[heldout.documents_P], values_P, heldout.good_P)).kept_P)
 
 
 def writing(config: Config, value: PromptValue, policy, tokenizer, scorer) -> Writing:

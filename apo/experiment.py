@@ -138,7 +138,9 @@ def generation_callback(config: Config, parts: Parts) -> list:
     from apo.models.reference import reference_of
     scenarios = {name: as_trained(scenario, config) for name, scenario in config.evaluation.scenarios.items()}
     trained_before = config.init_from.method is not None or config.model.is_trained
-    start = reference_of(parts.policy) if scenarios and trained_before and config.evaluation.kl_from_start else None
+    start = None
+    if scenarios and trained_before and config.evaluation.kl_from_start:
+        start = parts.objective.reference or reference_of(parts.policy)
     return [GenerateAndScoreCallback(replace(config.evaluation, scenarios=scenarios), tokenizer=parts.tokenizer,
                                      judges=parts.judges, prompts=parts.corpus.prompts, heldout=parts.heldout,
                                      seed=config.seed, start=start,
@@ -215,7 +217,8 @@ def build(config: Config, scorers: dict[str, Scorer], model: ModelConfig) -> Par
                                        batch_size=config.training.per_device_train_batch_size))
     sizes = corpus.describe() | sizes
     steps = training_steps(config, sizes.get("tokens_per_epoch"), sizes.get("tokens_per_step"))
-    steps = max(int(steps * share), 1)
+    if config.training.num_train_epochs is None:        # an epoch of what is kept is shorter by itself
+        steps = max(int(steps * share), 1)
     sizes |= {"parameters": policy.num_parameters, "steps": steps}
     heldout = make_heldout(config, heldout_store, tokenizer, view.eos_id)
     judges = Judges.of(config, corpus, scorers)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from apo.cache import Cache
-from apo.console import progress, say
+from apo.console import progress, say, warn
 from apo.data.collate import Batch
 from apo.data.scoring import completion_scores
 from apo.errors import DataError
@@ -130,7 +130,12 @@ def _build(folder: Path, options: PromptValue, policy, train, heldout, corpus, w
            seed: int) -> None:
     known = train.rewards_D[train.documents_P]
     low, high = float(known.min()), float(known.max())
+    if low == high:
+        raise DataError(f"all {len(known)} training completions have one reward: none is better than what is expected, "
+                        "and there is no advantage to train on")
     asked, answers = _asked(options, policy, train, "train", corpus, writing, scale, options.prompts, seed)
+    if answers and writing.template.chat is None:
+        _warn_of_another_scale(train, writing, scale, high - low, seed)
     examples = Examples(_states(policy, train, asked), _targets(train, asked, answers, low, high))
     say(f"fitting V of the reference on {len(examples)} prompts")
     fit = Fit(options, policy, low, high, seed)
@@ -178,6 +183,18 @@ def _asked(options: PromptValue, policy, rows, split: str, corpus, writing: Writ
     raw = np.array([-score for _, score in completion_scores(writing.scorer, pairs)])
     return documents, [{"split": split, "prompt": prompt, "text": text, "reward": float(reward), "scaled": float(scaled)}
                        for (prompt, text), reward, scaled in zip(pairs, raw, scale(raw))]
+
+
+def _warn_of_another_scale(rows, writing: Writing, scale, width: float, seed: int) -> None:
+    """R may come with the data, and V from the scorer: on some completions of the data both are known."""
+    documents = np.sort(stream(seed, "value/scale").permutation(rows.documents_P)[:AT_ONCE])
+    texts = [list(rows.text_of(int(document), writing.tokenizer)) for document in documents]
+    by_scorer = scale(np.array([-score for _, score in completion_scores(writing.scorer, texts)]))
+    shift = float((by_scorer - rows.rewards_D[documents]).mean())
+    if abs(shift) > width / 4:
+        warn(f"the scorer gives the data's own completions {abs(shift):.2g} {'more' if shift > 0 else 'less'} than their "
+             f"rewards in the mean, of a range of {width:.2g}: V is fitted on the scorer's rewards, and advantages over "
+             "it mean little (objective.value_targets=data fits it on the data's)")
 
 
 def _texts(corpus, split: str, groups: np.ndarray) -> list[str]:
@@ -249,7 +266,7 @@ class Fit:
         options, count = self.options, len(examples)
         order = stream(self.seed, "value/folds").permutation(count)
         if options.selection == "training" or count < FOLDS:
-            _, errors, predictions = self._curve(examples, examples, "training")
+            _, errors, predictions = self._curve(examples, examples, "all")
             epochs = int(np.argmin(errors)) if options.selection == "training" else 0
             return self._report(examples, np.arange(count), epochs, errors, predictions[epochs])
         folds = np.array_split(order, FOLDS)
@@ -268,7 +285,7 @@ class Fit:
     def _report(self, examples: Examples, left_out: np.ndarray, epochs: int, curve: list[float],
                 predictions: np.ndarray) -> dict[str, Any]:
         targets = examples.targets.mean(1).numpy()[left_out]
-        return {"epochs": epochs, "prompts": len(examples), "error_by_epoch": [float(each) for each in curve],
+        return {"selection": self.options.selection, "epochs": epochs, "prompts": len(examples), "error_by_epoch": [float(each) for each in curve],
                 "error": float(curve[epochs]), "constant_error": float(curve[0]),
                 "explained": 1 - float(curve[epochs]) / float(curve[0]) if curve[0] else 0.0,
                 "targets": targets.tolist(), "predictions": predictions.tolist()}

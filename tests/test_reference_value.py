@@ -114,6 +114,29 @@ def test_without_a_scorer_it_is_fitted_on_the_data_or_refused(places):
     assert trained(without, "a_lol", "objective.value_targets=data").state == "done"
 
 
+def test_equal_rewards_are_no_advantage(places, tmp_path):
+    file = tmp_path / "equal.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"Q{i}?", "completion": f" A{i}.", "reward": 1.0}) + "\n"
+                            for i in range(60)))
+    with pytest.raises(DataError, match="all .* training completions have one reward"):
+        trained([place for place in places if "data.path" not in place], "a_lol", f"data.path={file}")
+
+
+def test_a_scorer_on_another_scale_than_the_data_is_told(places, capsys):
+    trained(places, "a_lol", "objective.rewards_as=raw", "scorer.words=[sum]", "seed=3")
+    assert "the scorer gives the data's own completions" in capsys.readouterr().err
+
+
+def test_standardised_rewards_and_what_is_judged_anew_are_of_one_scale(places):
+    plain = advantages(trained(places, "a_lol", "objective.value_targets=generations", "objective.rewards_as=raw"))
+    scaled = advantages(trained(places, "a_lol", "objective.rewards_as=raw", "data.standardise_rewards=true"))
+    sizes = json.loads(next(iter(trained(places, "a_lol", "objective.rewards_as=raw", "data.standardise_rewards=true")
+                                 .path.glob("manifest.json"))).read_text())["sizes"]
+    expected = (np.array(sorted(plain["fit"]["targets"])) - sizes["reward_mean"]) / sizes["reward_std"]
+    assert sorted(scaled["fit"]["targets"]) == pytest.approx(
+        expected.clip(scaled["fit"]["low"], scaled["fit"]["high"]).tolist(), abs=1e-5)
+
+
 # ---- fitting ---------------------------------------------------------------------------------------------------------
 
 

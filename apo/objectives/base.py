@@ -80,6 +80,8 @@ class Draw:
     """bool."""
     weights_P: "numpy.ndarray | None" = None  # noqa: F821
     """In proportion to which they are drawn; None: each once an epoch."""
+    loss_weights_P: "numpy.ndarray | None" = None  # noqa: F821
+    """What the loss multiplies each by, as far as it is known before training; None: 1."""
     steps: float = 1.0
     """Share of the run's steps that is made."""
 

@@ -32,9 +32,9 @@ LARGEST = 80.0
 """Log of the largest ratio where nothing clips: e^80 is finite in fp32."""
 ADVANTAGE_BINS = tuple(i / 10 for i in range(-10, 11))
 PRESETS: dict[str, dict[str, Any]] = {
-    "corrected": {"sampling": "good_priority", "weight_exponent": 0.0, "steps": "equal", "ratio": "eval",
+    "corrected": {"sampling": "good_priority", "steps": "equal", "ratio": "eval",
                   "rewards_as": "unit", "value_selection": "kfold", "value_temperature": 1.0, "value_epochs": 30,
-                  "value_learning_rate": 1e-3, "kl": "k3"},
+                  "value_learning_rate": 1e-3, "kl": "k3"},         # and the weight's exponent: see `Weighted`
     "published": {"sampling": "good_priority", "weight_exponent": 1.0, "steps": "shrunk", "ratio": "train",
                   "rewards_as": "sigmoid", "value_selection": "training", "value_temperature": 0.0,
                   "value_epochs": 10, "value_learning_rate": 1e-5, "kl": "published"},
@@ -92,7 +92,7 @@ def kl_terms(kind: str, logps_BT, ref_logps_BT, mask_BT, kl_BT=None):
     if kind == "published":
         return log_ratios_BT.sum(1)
     if kind == "k3":
-        return (((-log_ratios_BT).exp() - 1 + log_ratios_BT) * mask_BT).sum(1)
+        return (((-log_ratios_BT).clamp(max=LARGEST).exp() - 1 + log_ratios_BT) * mask_BT).sum(1)
     if kind == "full":
         return (kl_BT * mask_BT).sum(1)
     raise ValueError(f'no distance "{kind}"')
@@ -225,10 +225,13 @@ class Weighted(Scaled):
     sampling: Literal["none", "good_random", "good_priority", "all_random", "all_priority"] | None = None
     """Which completions are drawn; "good" is the best of its prompt."""
     weight_exponent: float | None = None
-    """The loss's weight is the number to this power: with priority sampling 1 makes it count twice, as published."""
+    """The loss's weight is the number to this power.  null: 0 with priority sampling, where how often a completion is
+    drawn weighs it already, and 1 otherwise; published is 1 in any case, by which it counts twice."""
 
     def __post_init__(self):
         super().__post_init__()
+        if self.weight_exponent is None:
+            self.weight_exponent = 0.0 if self.sampling.endswith("priority") else 1.0
         if self.weight_exponent < 0:
             raise ConfigError(f"weight_exponent: must not be below 0, got {self.weight_exponent:g}")
 
@@ -242,7 +245,7 @@ class Weighted(Scaled):
         kept_P, weights_P = drawn(self.sampling, number_P, known.good_P)
         if not kept_P.any():
             raise ConfigError(f"sampling: {self.sampling} leaves no completion to train on: none has a weight above 0")
-        return Draw(kept_P, weights_P)
+        return Draw(kept_P, weights_P, np.sign(number_P) * np.abs(number_P) ** self.weight_exponent)
 
     def batch_weights(self, batch):
         number_R = self.number(batch.rewards_RN[:, 0], batch.values_R)
@@ -368,6 +371,19 @@ class WithValue(Scaled):
     value_selection: Literal["kfold", "heldout", "training"] | None = None
     """The error by which the number of epochs is chosen: of five parts each left out once, of one, or of training."""
 
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("value_prompts", "value_generations", "value_batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        for name in ("value_epochs", "value_temperature"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}: must not be below 0, got {getattr(self, name):g}")
+        if self.value_learning_rate <= 0:
+            raise ConfigError(f"value_learning_rate: must be above 0, got {self.value_learning_rate:g}")
+        if not 0 <= self.value_dropout < 1:
+            raise ConfigError(f"value_dropout: must be at least 0 and below 1, got {self.value_dropout:g}")
+
     @property
     def needs(self) -> Needs:
         value = PromptValue(self.value_head, self.value_targets, self.value_prompts, self.value_generations,
@@ -466,4 +482,4 @@ class RewardThreshold(WithValue):
         ranked_P = np.where(known.good_P, known.rewards_P, -np.inf)
         kept_P = np.zeros_like(known.good_P)
         kept_P[np.argsort(-ranked_P, kind="stable")[:count]] = True
-        return Draw(kept_P, None, self.share_of_steps(kept_P, known.good_P))
+        return Draw(kept_P, steps=self.share_of_steps(kept_P, known.good_P))

@@ -227,6 +227,17 @@ def test_negative_advantages_count_for_nothing_or_push_down(policy, batch):
     torch.testing.assert_close(pushed_RT[1][batch.branch_RT[1] > 0], torch.tensor([0.3]))
 
 
+@pytest.mark.parametrize("sampling, exponent", [("good_priority", 0), ("all_priority", 0), ("good_random", 1),
+                                                ("all_random", 1), ("none", 1)])
+def test_what_is_drawn_by_a_number_is_not_weighed_by_it_again(sampling, exponent):
+    for name in ("wbc", "a_lol"):
+        assert objectives.get(name)(sampling=sampling).weight_exponent == exponent
+        assert objectives.get(name)(sampling=sampling, preset="published").weight_exponent == 1
+        assert objectives.get(name)(sampling=sampling, weight_exponent=0.5).weight_exponent == 0.5
+    weights_P = objectives.get("a_lol")(sampling="none").draw(KNOWN).loss_weights_P
+    assert weights_P.tolist() == pytest.approx([0.3, 0, 0, 0, 0.5])
+
+
 def test_a_power_of_0_leaves_only_which_ones_count(policy, batch):
     loss = objectives.get("a_lol_ref_free")(weight_exponent=0.0).compute_loss(policy, batch)
     assert loss.total.item() == pytest.approx(1.5)
@@ -311,7 +322,9 @@ def test_unit_rewards():
 
 @pytest.mark.parametrize("name, options, message", [
     ("a_lol", {"clip": 1.5}, "clip: epsilon lies from 0 to 1"), ("r_gold", {"floor": -0.1}, "floor: a probability"),
-    ("a_lol_kl", {"beta": -1.0}, "beta: must not be below 0"), ("wbc", {"weight_exponent": -1.0}, "weight_exponent")])
+    ("a_lol_kl", {"beta": -1.0}, "beta: must not be below 0"), ("a_lol", {"value_epochs": -1}, "value_epochs"),
+    ("reward_threshold", {"value_prompts": 0}, "value_prompts"), ("a_lol", {"value_dropout": 1.0}, "value_dropout"),
+    ("a_lol", {"value_learning_rate": 0.0}, "value_learning_rate"), ("wbc", {"weight_exponent": -1.0}, "weight_exponent")])
 def test_options_out_of_range(name, options, message):
     with pytest.raises(ConfigError, match=message):
         objectives.get(name)(**options)
