@@ -16,6 +16,8 @@ FILE = "advantages.json"
 PERCENTILES = (0, 10, 25, 50, 75, 90, 100)
 SHOWN = 10
 """Examples from either end."""
+BINS, POINTS = 40, 2000
+"""What a picture needs of single completions: bins of A, about so many, and good completions at most."""
 
 
 @dataclass
@@ -69,7 +71,29 @@ class Advantages:
         above = {kind: float((self.advantages_P[mask] > 0).mean()) for kind, mask in kinds.items() if mask.any()}
         return {"completions": len(self.rewards_P), "good": int(self.good_P.sum()), "kept": int(self.draw.kept_P.sum()),
                 "share_of_steps": self.draw.steps, "advantage_above_0": above, **self.sizes(),
-                "percentiles": percentiles, "fit": self.fit}
+                "percentiles": percentiles, "histogram": self.histogram(), "points": self.points(), "fit": self.fit}
+
+    def histogram(self) -> dict[str, list[float]]:
+        """Counts of A, of good and bad completions in the same bins.  0 is an edge, so that no bin holds both what is
+        kept and what is not."""
+        advantages_P = self.advantages_P
+        low, high = min(float(advantages_P.min()), 0.0), max(float(advantages_P.max()), 0.0)
+        width = (high - low) / BINS or 1.0
+        first = np.floor(low / width)
+        edges = width * np.arange(first, max(np.ceil(high / width), first + 1) + 1)
+        within_P = advantages_P.clip(edges[0], edges[-1])      # rounding may put an end just outside
+        return {"edges": _short(edges), "good": np.histogram(within_P[self.good_P], edges)[0].tolist(),
+                "bad": np.histogram(within_P[~self.good_P], edges)[0].tolist()}
+
+    def points(self) -> dict[str, list]:
+        """R and V of good completions and whether each is served: at most `POINTS`, evenly chosen by rank of A.  By
+        their place in the data a stride could meet the same one of every prompt's completions again and again."""
+        good = np.flatnonzero(self.good_P)
+        ranked = good[np.argsort(self.advantages_P[good], kind="stable")]
+        shown = min(len(ranked), POINTS)
+        chosen = ranked[np.arange(shown) * (len(ranked) - 1) // max(shown - 1, 1)]
+        return {"R": _short(self.rewards_P[chosen]), "V": _short(self.values_P[chosen]),
+                "kept": self.draw.kept_P[chosen].tolist()}
 
     def extremes(self, text_of: Callable[[int], tuple[str, str]]) -> dict[str, list[dict[str, Any]]]:
         """The good completions with the highest and the lowest advantages, the most extreme first.  `text_of`: prompt
@@ -90,3 +114,8 @@ class Advantages:
                 f"{self.fit['explained']:.0%} of the rewards' variance on prompts left out of its fit "
                 f"({self.fit['epochs']} epochs); a threshold on the reward would keep "
                 f"{self.same_as_threshold:.0%} of the same")
+
+
+def _short(numbers: np.ndarray) -> list[float]:
+    """To five digits, as many as a picture can show."""
+    return [float(f"{number:.5g}") for number in numbers]
