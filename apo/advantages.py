@@ -1,5 +1,5 @@
-"""What a run on advantages is given before its first step, for whoever wants to know what its weights are: the fit of V,
-percentiles of V, R and A of good and bad completions, the share that is left out, how many completions the weights are
+"""What a run on advantages is given before its first step, for whoever wants to know what its weights are: the fit of
+V, percentiles of V, R and A of good and bad completions, the share that is left out, how many completions the weights are
 worth, the best and the worst, and how much of the choice a plain threshold on the reward would make alike.
 
 Numbers in, numbers out; a run writes them into its directory (`advantages.json`), where `apo/report` draws them.
@@ -16,6 +16,8 @@ FILE = "advantages.json"
 PERCENTILES = (0, 10, 25, 50, 75, 90, 100)
 SHOWN = 10
 """Examples from either end."""
+BINS, POINTS = 40, 2000
+"""What a picture needs of single completions: bins of A, about so many, and good completions at most."""
 
 
 @dataclass
@@ -63,7 +65,8 @@ class Advantages:
 
     @property
     def same_as_threshold(self) -> float:
-        """Share of the good completions with an advantage above 0 that are also among as many with the highest reward."""
+        """Share of the good completions with an advantage above 0 that are also among as many with the highest
+        reward."""
         above_P = (self.advantages_P > 0) & self.good_P
         ranked_P = np.where(self.good_P, self.rewards_P, -np.inf)
         highest = np.argsort(-ranked_P, kind="stable")[:above_P.sum()]
@@ -77,7 +80,29 @@ class Advantages:
         above = {kind: float((self.advantages_P[mask] > 0).mean()) for kind, mask in kinds.items() if mask.any()}
         return {"completions": len(self.rewards_P), "good": int(self.good_P.sum()), "kept": int(self.draw.kept_P.sum()),
                 "share_of_steps": self.draw.steps, "advantage_above_0": above, **self.sizes(),
-                "percentiles": percentiles, "fit": self.fit}
+                "percentiles": percentiles, "histogram": self.histogram(), "points": self.points(), "fit": self.fit}
+
+    def histogram(self) -> dict[str, list[float]]:
+        """Counts of A, of good and bad completions in the same bins.  0 is an edge, so that no bin holds both what is
+        kept and what is not."""
+        advantages_P = self.advantages_P
+        low, high = min(float(advantages_P.min()), 0.0), max(float(advantages_P.max()), 0.0)
+        width = (high - low) / BINS or 1.0
+        first = np.floor(low / width)
+        edges = width * np.arange(first, max(np.ceil(high / width), first + 1) + 1)
+        within_P = advantages_P.clip(edges[0], edges[-1])      # rounding may put an end just outside
+        return {"edges": _short(edges), "good": np.histogram(within_P[self.good_P], edges)[0].tolist(),
+                "bad": np.histogram(within_P[~self.good_P], edges)[0].tolist()}
+
+    def points(self) -> dict[str, list]:
+        """R and V of good completions and whether each is served: at most `POINTS`, evenly chosen by rank of A.  By
+        their place in the data a stride could meet the same one of every prompt's completions again and again."""
+        good = np.flatnonzero(self.good_P)
+        ranked = good[np.argsort(self.advantages_P[good], kind="stable")]
+        shown = min(len(ranked), POINTS)
+        chosen = ranked[np.arange(shown) * (len(ranked) - 1) // max(shown - 1, 1)]
+        return {"R": _short(self.rewards_P[chosen]), "V": _short(self.values_P[chosen]),
+                "kept": self.draw.kept_P[chosen].tolist()}
 
     def extremes(self, text_of: Callable[[int], tuple[str, str]]) -> dict[str, list[dict[str, Any]]]:
         """The good completions with the highest and the lowest advantages, the most extreme first.  `text_of`: prompt
@@ -98,3 +123,8 @@ class Advantages:
         return (f"{self.dropped:.0%} of the good completions count for nothing; V explains "
                 f"{self.fit['explained']:.0%} of the rewards' variance on {left_out} ({self.fit['epochs']} epochs); a "
                 f"threshold on the reward would keep {self.same_as_threshold:.0%} of those with an advantage above 0")
+
+
+def _short(numbers: np.ndarray) -> list[float]:
+    """To five digits, as many as a picture can show."""
+    return [float(f"{number:.5g}") for number in numbers]

@@ -1,5 +1,5 @@
-"""What methods on completions train on: rows of prompts with completions, training and held out, and what the policy said
-of each completion before its first step.
+"""What methods on completions train on: rows of prompts with completions, training and held out, and what the policy
+said of each completion before its first step.
 
 The task's own completions, or, where it has only text, continuations that the policy wrote (`apo/sampled.py`).
 """

@@ -1,8 +1,8 @@
 """What the policy said of every completion as its stage began: computed once, kept on disk, shared by all that ask.
 
 The reference of a preference method is the policy before its first step, and the completions are fixed.  So nothing
-but one number per completion, or per token, is needed of it: no second model, no adapters to switch off, and what one method or seed
-has computed the next one finds.
+but one number per completion, or per token, is needed of it: no second model, no adapters to switch off, and what one
+method or seed has computed the next one finds.
 """
 
 import hashlib

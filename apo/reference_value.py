@@ -181,8 +181,9 @@ def _asked(options: PromptValue, policy, rows, split: str, corpus, writing: Writ
     for pair, continuation in zip(pairs, written):
         pair[1] = writing.template.text(pair[0], continuation)
     raw = np.array([-score for _, score in completion_scores(writing.scorer, pairs)])
-    return documents, [{"split": split, "prompt": prompt, "text": text, "reward": float(reward), "scaled": float(scaled)}
-                       for (prompt, text), reward, scaled in zip(pairs, raw, scale(raw))]
+    return documents, [
+        {"split": split, "prompt": prompt, "text": text, "reward": float(reward), "scaled": float(scaled)}
+        for (prompt, text), reward, scaled in zip(pairs, raw, scale(raw))]
 
 
 def _warn_of_another_scale(rows, writing: Writing, scale, width: float, seed: int) -> None:
@@ -192,9 +193,10 @@ def _warn_of_another_scale(rows, writing: Writing, scale, width: float, seed: in
     by_scorer = scale(np.array([-score for _, score in completion_scores(writing.scorer, texts)]))
     shift = float((by_scorer - rows.rewards_D[documents]).mean())
     if abs(shift) > width / 4:
-        warn(f"the scorer gives the data's own completions {abs(shift):.2g} {'more' if shift > 0 else 'less'} than their "
-             f"rewards in the mean, of a range of {width:.2g}: V is fitted on the scorer's rewards, and advantages over "
-             "it mean little (objective.value_targets=data fits it on the data's)")
+        than = f"{abs(shift):.2g} {'more' if shift > 0 else 'less'} than their rewards"
+        warn(f"the scorer gives the data's own completions {than} in the mean, of a range of {width:.2g}: V is fitted on "
+             "the scorer's rewards, and advantages over it mean little (objective.value_targets=data fits it on the "
+             "data's)")
 
 
 def _texts(corpus, split: str, groups: np.ndarray) -> list[str]:
@@ -285,7 +287,8 @@ class Fit:
     def _report(self, examples: Examples, left_out: np.ndarray, epochs: int, curve: list[float],
                 predictions: np.ndarray) -> dict[str, Any]:
         targets = examples.targets.mean(1).numpy()[left_out]
-        return {"selection": self.options.selection, "epochs": epochs, "prompts": len(examples), "error_by_epoch": [float(each) for each in curve],
+        return {"selection": self.options.selection, "epochs": epochs, "prompts": len(examples),
+                "error_by_epoch": [float(each) for each in curve],
                 "error": float(curve[epochs]), "constant_error": float(curve[0]),
                 "explained": 1 - float(curve[epochs]) / float(curve[0]) if curve[0] else 0.0,
                 "targets": targets.tolist(), "predictions": predictions.tolist()}

@@ -68,6 +68,13 @@ def compare_reward_models(runs: list[Run], out: str | Path | None = None, *, all
     return found
 
 
+def read_advantages(runs: list[Run]):
+    """What the runs on advantages among these were given before their first step; runs of other methods have no part
+    in it.  RunError for a damaged file."""
+    from apo.report.advantages import WeighedRuns
+    return WeighedRuns.of(runs)
+
+
 def check_configs(runs: list[Run], baseline: str | None, allow: Iterable[str]) -> None:
     """Refuses an unfair comparison by what is known before any sampling."""
     from apo.report.comparison import baseline_label, group
@@ -108,6 +115,17 @@ def show_reward_models(found: Any) -> None:
     from apo.report import tables
     tables.show_tables([found.table()])
     say_where(found.picture)
+
+
+def show_advantages(found: Any) -> None:
+    """Draws each run's picture into its directory, and prints the tables; nothing where there is no such run."""
+    from apo.report import tables
+    if not found.runs:
+        return
+    found.save()
+    tables.show_tables(found.tables())
+    for picture in found.pictures:
+        say_where(picture)
 
 
 def say_where(picture: Path | None) -> None:

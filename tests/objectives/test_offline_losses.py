@@ -10,7 +10,7 @@ from apo.data.completions import laid_out
 from apo.errors import ConfigError
 from apo.metrics.running import Running
 from apo.models.policy import TokenStats
-from apo.objectives import offline_rl
+from apo.objectives import offline_weights
 from apo.objectives.base import Known, objectives
 
 FAMILY = ["nll", "wbc", "r_gold", "r_lol", "a_lol", "a_lol_seq", "a_lol_ref_free", "a_lol_kl"]
@@ -127,7 +127,7 @@ def test_saturating_ratios():
     (-1.0, 1.0, math.e), (-1.0, -1.0, 0.0), (-1.0, -0.1, math.exp(-0.1))])
 def test_clipped_as_ppo_does_it(advantage, log_ratio, expected):
     """The weight is the gradient's of -min(r A, clip(r) A), r = pi / ref, divided by -A."""
-    weight = offline_rl.ratio_weights(torch.tensor(log_ratio), torch.tensor(advantage), 0.2, "ppo")
+    weight = offline_weights.ratio_weights(torch.tensor(log_ratio), torch.tensor(advantage), 0.2, "ppo")
     assert weight.item() == pytest.approx(expected)
     logp = torch.tensor(log_ratio, requires_grad=True)
     ratio = logp.exp()
@@ -316,8 +316,8 @@ def test_nll_takes_the_best_of_each_prompt_or_all():
 def test_unit_rewards():
     train = np.concatenate([np.linspace(2, 4, 101), [100.0]])
     low, high = np.quantile(train, [0.01, 0.99])
-    assert offline_rl.unit_rewards(np.array([low, high, -5.0, 50.0]), train).tolist() == [0, 1, 0, 1]
-    assert offline_rl.unit_rewards(np.array([3.0]), np.array([3.0, 3.0])).tolist() == [0.5]
+    assert offline_weights.unit_rewards(np.array([low, high, -5.0, 50.0]), train).tolist() == [0, 1, 0, 1]
+    assert offline_weights.unit_rewards(np.array([3.0]), np.array([3.0, 3.0])).tolist() == [0.5]
 
 
 @pytest.mark.parametrize("name, options, message", [
