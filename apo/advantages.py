@@ -1,6 +1,6 @@
 """What a run on advantages is given before its first step, for whoever wants to know what its weights are: the fit of
-V, percentiles of V, R and A of good and bad completions, the share that is left out, how many completions the weights are
-worth, the best and the worst, and how much of the choice a plain threshold on the reward would make alike.
+V, percentiles of V, R and A of good and bad completions, the share that is left out, how many completions the weights
+are worth, the best and the worst, and how much of the choice a plain threshold on the reward would make alike.
 
 Numbers in, numbers out; a run writes them into its directory (`advantages.json`), where `apo/report` draws them.
 """

@@ -12,8 +12,8 @@ import torch
 
 from apo.metrics import running
 from apo.metrics.preference import calibration_curve, pair_accuracy
-from apo.objectives.base import tell_of_step
 from apo.models.policy import evaluating
+from apo.objectives.base import tell_of_step
 
 if TYPE_CHECKING:
     from apo.data.ranked import RankedRows

@@ -194,8 +194,8 @@ def _warn_of_another_scale(rows, writing: Writing, scale, width: float, seed: in
     shift = float((by_scorer - rows.rewards_D[documents]).mean())
     if abs(shift) > width / 4:
         than = f"{abs(shift):.2g} {'more' if shift > 0 else 'less'} than their rewards"
-        warn(f"the scorer gives the data's own completions {than} in the mean, of a range of {width:.2g}: V is fitted on "
-             "the scorer's rewards, and advantages over it mean little (objective.value_targets=data fits it on the "
+        warn(f"the scorer gives the data's own completions {than} in the mean, of a range of {width:.2g}: V is fitted "
+             "on the scorer's rewards, and advantages over it mean little (objective.value_targets=data fits it on the "
              "data's)")
 
 

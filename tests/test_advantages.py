@@ -15,9 +15,9 @@ GOOD = np.array([True, True, True, True, False, False])
 FIT = {"explained": 0.25, "epochs": 3}
 
 
-def advantages(rewards=REWARDS, values=VALUES, good=GOOD, kept=None) -> Advantages:
+def advantages(rewards=REWARDS, values=VALUES, good=GOOD, kept=None, loss_weights=None) -> Advantages:
     kept = (rewards > values) & good if kept is None else kept
-    return Advantages(rewards, values, good, Draw(kept), FIT, 10 + np.arange(len(rewards)))
+    return Advantages(rewards, values, good, Draw(kept, None, loss_weights), FIT, 10 + np.arange(len(rewards)))
 
 
 def test_dropped_is_of_the_good_alone():
@@ -29,12 +29,18 @@ def test_dropped_is_of_the_good_alone():
 
 
 def test_effective_share():
+    by_advantage = (REWARDS - VALUES).clip(min=0)
     # 0.25 and 0.5: 0.75^2 / (2 * (0.0625 + 0.25)) = 0.5625 / 0.625.
-    assert advantages().effective_share == pytest.approx(0.9)
+    assert advantages(loss_weights=by_advantage).effective_share == pytest.approx(0.9)
     # Of all that is served, those without a positive advantage count as nothing: 1.25^2 / (6 * 0.5625).
-    assert advantages(kept=np.ones(6, bool)).effective_share == pytest.approx(1.5625 / 3.375)
-    assert advantages(values=REWARDS - 0.3, kept=GOOD).effective_share == pytest.approx(1)
-    assert advantages(values=REWARDS + 0.3, kept=GOOD).effective_share == 0
+    everything = advantages(kept=np.ones(6, bool), loss_weights=by_advantage)
+    assert everything.effective_share == pytest.approx(1.5625 / 3.375) and everything.dropped == 0.5
+    assert advantages(kept=GOOD).effective_share == pytest.approx(1)
+    assert advantages(loss_weights=np.zeros(6)).effective_share == 0
+    # Drawn by it and weighed by it: 0.0625 and 0.25, 0.3125^2 / (2 * (0.0625^2 + 0.25^2)).
+    twice = advantages()
+    twice.draw = Draw(twice.draw.kept_P, by_advantage, by_advantage)
+    assert twice.effective_share == pytest.approx(0.3125 ** 2 / (2 * (0.0625 ** 2 + 0.25 ** 2)))
 
 
 def test_same_as_threshold():

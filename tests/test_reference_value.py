@@ -1,5 +1,5 @@
-"""V of the reference: fitted once, found again by whom it is the same for, fitted anew where anything that decides it is
-another; and what a run on advantages does with it."""
+"""V of the reference: fitted once, found again by whom it is the same for, fitted anew where anything that decides it
+is another; and what a run on advantages does with it."""
 
 import json
 
@@ -21,10 +21,12 @@ def places(tmp_path_factory):
     """Options of runs on a file of prompts with rewarded completions, whose start run and caches are shared."""
     folder = tmp_path_factory.mktemp("advantages")
     rows = [{"prompt": f"Question: what is {i} plus {i % 7}?\n\nAnswer:", "completion": text, "reward": reward}
-            for i in range(60) for text, reward in ((f" The sum is {i + i % 7}.", 1.0 - i / 200), (" No idea.", i / 200))]
+            for i in range(60)
+            for text, reward in ((f" The sum is {i + i % 7}.", 1.0 - i / 200), (" No idea.", i / 200))]
     (folder / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return ["task=custom", "scale=smoke", "data.source=completions", f"data.path={folder / 'mine.jsonl'}",
-            "scorer=lexicon", "scorer.words=[idea]", f"output_dir={folder / 'outputs'}", f"cache_dir={folder / 'cache'}",
+            "scorer=lexicon", "scorer.words=[idea]", f"output_dir={folder / 'outputs'}",
+            f"cache_dir={folder / 'cache'}",
             "training.precision=fp32", "evaluation.num_bootstrap=10"]
 
 

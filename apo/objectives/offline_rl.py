@@ -14,8 +14,9 @@ All of them are one weighted likelihood: over a completion's tokens, summed,
     a_lol_kl        w = A               tau = 1, and beta times a distance from the reference
 
 R is the reward, A = max(R - V, 0), V what the reference is expected to earn behind the prompt
-(`apo/reference_value.py`).  Which completions are drawn, and how often, is half of each method: `sampling`.  `preset: published` is what the release
-does, `corrected` what we think right; docs/methods/a_lol.md goes through the differences one by one.
+(`apo/reference_value.py`).  Which completions are drawn, and how often, is half of each method: `sampling`.  `preset:
+published` is what the release does, `corrected` what we think right; docs/methods/a_lol.md goes through the differences
+one by one.
 """
 
 from dataclasses import dataclass, replace
@@ -27,8 +28,16 @@ from apo.errors import ConfigError
 from apo.lazy import torch
 from apo.metrics import running
 from apo.objectives.base import Draw, Known, Loss, Needs, Objective, PromptValue, objectives
-from apo.objectives.offline_weights import (LARGEST, drawn, gold_weights, kl_terms, ratio_weights, sequence_ratio,
-                                            unit_rewards, weighted_nll)
+from apo.objectives.offline_weights import (
+    LARGEST,
+    drawn,
+    gold_weights,
+    kl_terms,
+    ratio_weights,
+    sequence_ratio,
+    unit_rewards,
+    weighted_nll,
+)
 
 ADVANTAGE_BINS = tuple(i / 10 for i in range(-10, 11))
 PRESETS: dict[str, dict[str, Any]] = {

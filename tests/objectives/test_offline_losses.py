@@ -324,7 +324,8 @@ def test_unit_rewards():
     ("a_lol", {"clip": 1.5}, "clip: epsilon lies from 0 to 1"), ("r_gold", {"floor": -0.1}, "floor: a probability"),
     ("a_lol_kl", {"beta": -1.0}, "beta: must not be below 0"), ("a_lol", {"value_epochs": -1}, "value_epochs"),
     ("reward_threshold", {"value_prompts": 0}, "value_prompts"), ("a_lol", {"value_dropout": 1.0}, "value_dropout"),
-    ("a_lol", {"value_learning_rate": 0.0}, "value_learning_rate"), ("wbc", {"weight_exponent": -1.0}, "weight_exponent")])
+    ("a_lol", {"value_learning_rate": 0.0}, "value_learning_rate"),
+    ("wbc", {"weight_exponent": -1.0}, "weight_exponent")])
 def test_options_out_of_range(name, options, message):
     with pytest.raises(ConfigError, match=message):
         objectives.get(name)(**options)
