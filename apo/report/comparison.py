@@ -15,6 +15,7 @@ from typing import Any, Iterable
 import numpy as np
 
 from apo.errors import EvaluationError, nearest
+from apo.identity import leaves, to_dict
 from apo.metrics import statistics
 from apo.metrics.code import by_code
 from apo.metrics.pii import by_type
@@ -22,11 +23,14 @@ from apo.metrics.statistics import Interval
 from apo.report import fairness
 from apo.report.fairness import Factor
 from apo.report.runs import Run, read_jsonl
+from apo.schema import NOT_IDENTITY
 
 PARTS = {"by_code/": by_code, "by_type/": by_type}
 """What the metrics that say what the score is made of begin with, and how a sample's parts follow from what the scorer
 said of it."""
 
+MOST_OPTIONS = 2
+"""In which two configs of one method differ, for a label to name them."""
 KL = re.compile(r"kl/([^/]+)/\w+_logp_mc")
 """What the callback `kl` calls its estimates; the part in brackets is the reference."""
 
@@ -136,7 +140,7 @@ def group(evaluated: list[tuple[Run, dict[str, Any]]]) -> list[Method]:
     for run, evaluation in evaluated:
         groups.setdefault((run.method, run.variant, run.config_hash), []).append((run, evaluation))
     methods = []
-    for pairs, label in zip(groups.values(), labels(list(groups))):
+    for pairs, label in zip(groups.values(), labels(list(groups), [pairs[0][0] for pairs in groups.values()])):
         pairs.sort(key=lambda pair: pair[0].seed)
         refuse_doubles(label, [run for run, _ in pairs])
         methods.append(Method(label, [run for run, _ in pairs], [evaluation for _, evaluation in pairs]))
@@ -145,14 +149,29 @@ def group(evaluated: list[tuple[Run, dict[str, Any]]]) -> list[Method]:
     return methods
 
 
-def labels(keys: list[tuple[str, str, str]]) -> list[str]:
-    """The method's name; of its variant the first change, all of them where two would look the same; and the config's
-    hash where they still do."""
+def labels(keys: list[tuple[str, str, str]], runs: list[Run] = ()) -> list[str]:
+    """The method's name; of its variant the first change, all of them where two would look the same; where they still
+    do the options in which their runs (one of each) differ, if these are few, else the config's hash."""
     names = [f"{method} ({variant.split(' ')[0]})" if variant else method for method, variant, _ in keys]
     whole = [f"{method} ({variant})" if variant else method for method, variant, _ in keys]
     shown = [name if names.count(name) == 1 else full for name, full in zip(names, whole)]
-    return [name if shown.count(name) == 1 else f"{name} #{config_hash[:4]}"
-            for name, (_, _, config_hash) in zip(shown, keys)]
+    told_apart = {}
+    for name in {name for name in shown if shown.count(name) > 1}:
+        places = [place for place, other in enumerate(shown) if other == name]
+        options = options_apart([runs[place] for place in places]) if runs else []
+        told_apart |= dict(zip(places, options or [f"#{keys[place][2][:4]}" for place in places]))
+    return [f"{name} {told_apart[place]}" if place in told_apart else name for place, name in enumerate(shown)]
+
+
+def options_apart(runs: list[Run]) -> list[str]:
+    """`(loss_type=ipo)` of each, by the options in which they differ; nothing where these are many or say too little."""
+    flat = [dict(leaves(to_dict(run.trained or run.config))) for run in runs]
+    differing = [key for key in dict.fromkeys(key for each in flat for key in each)
+                 if key not in NOT_IDENTITY and len({str(each.get(key)) for each in flat}) > 1]
+    names = [key.rsplit(".", 1)[-1] for key in differing]
+    told = [", ".join(f"{name}={each.get(key)}" for name, key in zip(names, differing)) for each in flat]
+    few = 0 < len(differing) <= MOST_OPTIONS and len(set(told)) == len(runs)
+    return [f"({words})" for words in told] if few else []
 
 
 def refuse_doubles(label: str, runs: list[Run]) -> None:

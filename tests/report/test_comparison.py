@@ -82,7 +82,15 @@ def test_runs_of_one_config_form_one_row_and_others_their_own(make_run, make_eva
     runs = [make_run("awr", 2), make_run("awr", 1), make_run("awr", 1, edit=other)]
     methods = group([(run, make_evaluation()) for run in runs])
     assert [method.seeds for method in methods] == [[1, 2], [1]]
-    assert [method.label for method in methods] == [f"awr #{run.config_hash[:4]}" for run in (runs[0], runs[2])]
+    assert [method.label for method in methods] == ["awr (learning_rate=0.0005)", "awr (learning_rate=0.001)"]
+
+
+def test_configs_that_differ_in_much_have_their_hash_for_a_name(make_run, make_evaluation):
+    def other(config):
+        config.training.learning_rate, config.training.warmup_ratio, config.training.adam_beta2 = 1e-3, 0.5, 0.9
+    runs = [make_run("awr", 1), make_run("awr", 1, edit=other)]
+    assert [method.label for method in group([(run, make_evaluation()) for run in runs])] == [
+        f"awr #{run.config_hash[:4]}" for run in runs]
 
 
 def test_variants_are_rows_of_their_own():
