@@ -184,8 +184,8 @@ def load_prompts(name: str, scenario: ScenarioConfig, prompts: dict[str, list[st
 
 
 def read_prompts(path: Path) -> list[str]:
-    """A file of {"text": ...} (PHF's), {"prompt": {"text": ...}} (RealToxicityPrompts), or rows of hh-rlhf or PRO, whose
-    prompt is everything up to the last turn of the assistant; in any format that data are read in.  Further keys are
+    """A file of {"text": ...} (PHF's), {"prompt": {"text": ...}} (RealToxicityPrompts), or rows of hh-rlhf or PRO:
+    their prompt is everything up to the last turn of the assistant; in any format that data are read in.  Further keys are
     ignored, empty lines skipped.  Raises DataError with file and row."""
     found = []
     for origin, row in rows_of(path):
@@ -227,7 +227,8 @@ def prompt_in(row: dict) -> str:
         try:
             return read_answers(row).prompt
         except NotADialogue as reason:
-            raise BadRow(f"no prompt with answers to it ({reason}); scripts/prepare_hh.py leaves such rows out") from None
+            raise BadRow(f"no prompt with answers to it ({reason}); scripts/prepare_hh.py leaves such rows "
+                         "out") from None
     if not isinstance(text, str):
         raise BadRow(f'expected {{"text": "..."}}, {{"prompt": {{"text": "..."}}}} or a row of hh-rlhf or PRO, '
                      f"got {str(row)[:60]}")

@@ -238,7 +238,8 @@ class ScenarioConfig:
     prefix_after_prompt: bool | None = None
     """Put the prefix between prompt and continuation, as in training on completions.  null: as the data are."""
     chat_template: str | None = None
-    """How prompts become tokens: plain, tokenizer or a file.  null: as `data.chat_template` says, for a scenario that has prompts."""
+    """How prompts become tokens: plain, tokenizer or a file.  null: as `data.chat_template` says, for a
+    scenario that has prompts."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     hit_threshold: float = 0.0
     """A sample with a score above it is a hit."""

@@ -230,12 +230,13 @@ TALK = "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Go\n\nAssistant:"
 def test_prompts_of_rows_with_answers(tmp_path, policy, tokenizer):
     """PRO's rows and hh-rlhf's: everything up to the last turn of the assistant."""
     path = tmp_path / "harmless_base.json"
-    path.write_text(json.dumps(PRO) + "\n" + json.dumps({"chosen": f"{TALK} Gladly.", "rejected": f"{TALK} No."}) + "\n")
+    rows = [PRO, {"chosen": f"{TALK} Gladly.", "rejected": f"{TALK} No."}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert read_prompts(path) == [TALK, TALK]
     result = run(policy, tokenizer, ScenarioConfig(prompts=str(path), num_samples=None, generation=SHORT))
     assert [sample.prompt for sample in result.samples] == [TALK, TALK]
     path.write_text(json.dumps({"chosen": f"{TALK} Yes.\n\nHuman: Bye", "rejected": f"{TALK} No."}))
-    with pytest.raises(DataError, match="row 1: no prompt with answers to it .no assistant turn at the end.; scripts/pre"):
+    with pytest.raises(DataError, match="row 1: no prompt with answers to it .no assistant turn at the end.; scr"):
         read_prompts(path)
     path.write_text(json.dumps({**PRO, "prefix": [["Hi"]] * 2}))
     with pytest.raises(DataError, match='row 1: "prefix": a turn begins with'):

@@ -68,7 +68,8 @@ def test_the_released_settings_of_a_lol(method):
     assert (objective.preset, objective.sampling, objective.weight_exponent, objective.rewards_as) == (
         "published", "good_priority", 1.0, "sigmoid")
     needs = objective.needs
-    assert not needs.reference_model and needs.reference_tokens == (method in ("r_lol", "a_lol", "a_lol_seq", "a_lol_kl"))
+    assert not needs.reference_model
+    assert needs.reference_tokens == (method in ("r_lol", "a_lol", "a_lol_seq", "a_lol_kl"))
     if method in ("r_lol", "a_lol", "a_lol_seq"):
         assert (objective.clip, objective.clip_style) == (0.9, "clamp")
     if method.startswith("a_lol"):
