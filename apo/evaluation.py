@@ -184,8 +184,8 @@ def load_prompts(name: str, scenario: ScenarioConfig, prompts: dict[str, list[st
 
 
 def read_prompts(path: Path) -> list[str]:
-    """A file of {"text": ...} (PHF's), {"prompt": {"text": ...}} (RealToxicityPrompts), or rows of hh-rlhf or PRO:
-    their prompt is everything up to the last turn of the assistant; in any format that data are read in.  Further keys are
+    """A file of {"text": ...} (PHF's), {"prompt": {"text": ...}} (RealToxicityPrompts), or rows of hh-rlhf or PRO: of
+    them everything up to the last turn of the assistant; in any format that data are read in.  Further keys are
     ignored, empty lines skipped.  Raises DataError with file and row."""
     found = []
     for origin, row in rows_of(path):

@@ -9,7 +9,8 @@ that begins a text (`bos_token`) is left out, since rows have the end-of-text to
 the assistant must end in that same token, for there sampling stops.
 
 A file is rendered by `apply_chat_template`, in transformers' sandbox, as a tokenizer's template is.  No text may be
-lost on the way: every message has to stand in what is rendered, in its order, and an answer right behind what asks for it.
+lost on the way: every message has to stand in what is rendered, in its order, and an answer right behind what asks for
+it.
 """
 
 import re
