@@ -4,12 +4,13 @@
     python evaluate.py outputs/pep8 --baseline mle evaluation.scenarios.functions.num_samples=512
     python evaluate.py gpt2 distilgpt2 --task pep8 --allow model
     python evaluate.py --task hh --model path/of/an/adapter base=path/of/its/base
+    python evaluate.py --task hh --model abaheti95/dpo_qlora_hh experiment=a_lol_hh_test
     python evaluate.py phf/pep8/mle phf/pep8/conditional scale=paper
     python evaluate.py outputs/pep8 capability=lm_eval capability.tasks=[lambada_openai]
 
 Arguments without "=" are run directories, folders that hold some, model directories or hub names; the others override
-`evaluation.*`, `scorer.*` and `callbacks.*` of every run, or ask for benchmarks (`capability.*`).  docs/evaluation.md
-says how to read the result.
+`evaluation.*`, `scorer.*` and `callbacks.*` of every run, or ask for benchmarks (`capability.*`); of an experiment that
+is named, a run takes what it says of `evaluation.*`.  docs/evaluation.md says how to read the result.
 """
 
 import argparse

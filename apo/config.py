@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Sequence
 
 from apo.check import Checker, Origin, Problem, hints_of, worded
-from apo.cli import CONFIGS, Request, config_folders, parse_arguments, quoted, see_working_directory
+from apo.cli import COMMAND_LINE, CONFIGS, Request, config_folders, parse_arguments, quoted, see_working_directory
 from apo.errors import ConfigError, UserError, nearest
 from apo.identity import config_hash, leaves, option_class, run_directory, to_dict, to_yaml
 from apo.ranges import BUDGETS, disagreements, settled
@@ -69,6 +69,15 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     if problems:
         raise ConfigError(problems)
     return changed
+
+
+def settings_of(overrides: Sequence[str], nodes: Iterable[str]) -> list[str]:
+    """The overrides with `experiment=NAME` replaced by what that file says of these nodes.  Raises ConfigError."""
+    reader = Reader(parse_value, read_yaml)
+    arguments = reader.arguments(parse_arguments(overrides))
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return [each.text for each in arguments if each.origin == COMMAND_LINE or each.key.partition(".")[0] in nodes]
 
 
 def standalone(cls: type, node: str, overrides: Sequence[str]) -> Any:

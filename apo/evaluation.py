@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from apo.console import warn
-from apo.data.chat import Chat, reply_to
+from apo.data.chat import NOT_FILES, Chat, chat_in, reply_to, template_file
+from apo.data.dialogue import NotADialogue
 from apo.data.records import Sample
 from apo.data.sources.base import BadRow, lines, sources
 from apo.data.sources.file import content_hash, rows_of
+from apo.data.sources.hh import read_answers
 from apo.data.tokenizer import single_id
 from apo.divergence import kl_from_start
 from apo.errors import DataError, EvaluationError, nearest
@@ -88,11 +90,15 @@ def scorers_of(config: Config) -> dict[str, Scorer]:
     return make_scorers({"scorer": config.scorer, "evaluation.scorer": config.evaluation.scorer, **heldout})
 
 
-def prompt_files(config: Config) -> dict[str, str]:
-    """sha256 of every file of prompts, by scenario: what the config names only by its place."""
-    files = {name: Path(scenario.prompts) for name, scenario in config.evaluation.scenarios.items()
-             if scenario.prompts and Path(scenario.prompts).is_file()}
-    return {f"evaluation.scenarios.{name}.prompts": content_hash(path) for name, path in files.items()}
+def named_files(config: Config) -> dict[str, str]:
+    """sha256 of every file of prompts and every chat template, by the option that names it: what the config says only
+    by its place."""
+    scenarios = {f"evaluation.scenarios.{name}": each for name, each in config.evaluation.scenarios.items()}
+    files = {f"{at}.prompts": Path(scenario.prompts) for at, scenario in scenarios.items() if scenario.prompts}
+    forms = {"data.chat_template": config.data.chat_template,
+             **{f"{at}.chat_template": scenario.chat_template for at, scenario in scenarios.items()}}
+    files |= {at: template_file(form) for at, form in forms.items() if form and form not in NOT_FILES}
+    return {at: content_hash(path) for at, path in files.items() if path.is_file()}
 
 
 def run_scenario(name: str, scenario: ScenarioConfig, *, policy: "Policy", tokenizer, judges: Judges,
@@ -178,18 +184,17 @@ def load_prompts(name: str, scenario: ScenarioConfig, prompts: dict[str, list[st
 
 
 def read_prompts(path: Path) -> list[str]:
-    """A file of {"text": ...} (PHF's) or {"prompt": {"text": ...}} (RealToxicityPrompts) in any format that data are
-    read in; further keys are ignored, empty lines skipped.  Raises DataError with file and row."""
+    """A file of {"text": ...} (PHF's), {"prompt": {"text": ...}} (RealToxicityPrompts), or rows of hh-rlhf or PRO: of
+    them everything up to the last turn of the assistant; in any format that data are read in.  Further keys are
+    ignored, empty lines skipped.  Raises DataError with file and row."""
     found = []
     for origin, row in rows_of(path):
-        if isinstance(row, BadRow):
-            raise DataError(f"{origin}: {row}")
-        prompt = row.get("prompt")
-        text = row.get("text", prompt.get("text") if isinstance(prompt, dict) else prompt)
-        if not isinstance(text, str):
-            raise DataError(f'{origin}: expected {{"text": "..."}} or {{"prompt": {{"text": "..."}}}}, '
-                            f"got {str(row)[:60]}")
-        found.append(str(text))
+        try:
+            if isinstance(row, BadRow):
+                raise row
+            found.append(prompt_in(row))
+        except BadRow as bad:
+            raise DataError(f"{origin}: {bad}") from None
     return found
 
 
@@ -214,16 +219,36 @@ def fitting(name: str, prompts: list[str], template: "Template", scenario: Scena
     return found
 
 
-def choose(prompts: list[str], num_samples: int, seed: int, name: str) -> list[str]:
+def prompt_in(row: dict) -> str:
+    """Raises BadRow."""
+    prompt = row.get("prompt")
+    text = row.get("text", prompt.get("text") if isinstance(prompt, dict) else prompt)
+    if text is None and ANSWERED & row.keys():
+        try:
+            return read_answers(row).prompt
+        except NotADialogue as reason:
+            raise BadRow(f"no prompt with answers to it ({reason}); scripts/prepare_hh.py leaves such rows "
+                         "out") from None
+    if not isinstance(text, str):
+        raise BadRow(f'expected {{"text": "..."}}, {{"prompt": {{"text": "..."}}}} or a row of hh-rlhf or PRO, '
+                     f"got {str(row)[:60]}")
+    return str(text)
+
+
+def choose(prompts: list[str], num_samples: int | None, seed: int, name: str) -> list[str]:
     """Exactly `num_samples` prompts: all of them once, in an order fixed by seed and scenario, then all of them again
-    in another, so that no prompt comes up twice before every other has once."""
+    in another, so that no prompt comes up twice before every other has once.  None: all of them once."""
     chosen: list[str] = []
-    cycle = 0
+    cycle, num_samples = 0, len(prompts) if num_samples is None else num_samples
     while len(chosen) < num_samples:
         order = stream(seed, f"prompts/{name}", cycle).permutation(len(prompts))
         chosen += [prompts[i] for i in order[:num_samples - len(chosen)]]
         cycle += 1
     return chosen
+
+
+ANSWERED = {"chosen", "prefix"}
+"""What a row of hh-rlhf, or of PRO, has."""
 
 
 @dataclass
@@ -238,6 +263,8 @@ class Template:
     """Special and control tokens: never part of a text."""
     chat: Chat | None = None
     """Writes prompts and answers; None: they are written as they are."""
+    stop_strings: tuple[str, ...] = ()
+    """Where a text ends; they are no part of it."""
 
     @classmethod
     def of(cls, scenario: ScenarioConfig, evaluation: EvaluationConfig, tokenizer) -> "Template":
@@ -246,7 +273,7 @@ class Template:
         special = [token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special]
         return cls(tokenizer, prefix_ids, bool(scenario.prefix_every_line), bool(scenario.prefix_after_prompt),
                    frozenset([*tokenizer.all_special_ids, *special, *prefix_ids]),
-                   Chat(tokenizer) if scenario.chat_template == "tokenizer" else None)
+                   chat_in(scenario.chat_template or "plain", tokenizer), tuple(scenario.generation.stop_strings))
 
     def ids(self, prompt: str) -> list[int]:
         """End of text; then the prefix and the prompt, or, with the prefix on every line, prefix and line by turns.
@@ -270,14 +297,18 @@ class Template:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
     def text(self, prompt: str, continuation: Continuation) -> str:
-        """What was written.  Decoded behind the prompt, since some tokenizers drop the space a text begins with; an
-        answer to a chat as it stands in a transcript."""
+        """What was written, up to where a stop string ended it.  Decoded behind the prompt, since some tokenizers drop
+        the space a text begins with; an answer to a chat as it stands in a transcript."""
         written = [token for token in continuation.ids if token not in self.hidden_ids]
         if self.chat is not None and prompt:
-            return reply_to(prompt, self._decode(written))
+            return reply_to(prompt, self._stopped(self._decode(written)))
         before = self._decode(self._plain(prompt))
         whole = self._decode(self._plain(prompt) + written)
-        return whole[len(before):] if whole.startswith(before) else self._decode(written)
+        return self._stopped(whole[len(before):] if whole.startswith(before) else self._decode(written))
+
+    def _stopped(self, text: str) -> str:
+        """In front of the first stop string; its last token may hold more than its end."""
+        return text[:min((at for stop in self.stop_strings if (at := text.find(stop)) >= 0), default=len(text))]
 
     def _decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False) if ids else ""

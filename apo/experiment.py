@@ -282,9 +282,9 @@ def make_objective(config: Config, store):
 
 def identify(config: Config, scorers: dict[str, Scorer]) -> dict:
     """What makes two runs the same, as far as it is known before anything is loaded: flat, so that it can be shown."""
-    from apo.evaluation import prompt_files
+    from apo.evaluation import named_files
     code = {f"plugin {name}": provenance.package_sha256(name) for name in config.plugins}
-    code |= {name: scorer.fingerprint() for name, scorer in scorers.items()} | prompt_files(config)
+    code |= {name: scorer.fingerprint() for name, scorer in scorers.items()} | named_files(config)
     source = sources.get(config.data.source)(config.data)
     if source.local:
         code["documents"] = source.fingerprint()

@@ -102,6 +102,7 @@ def disagreements(config: Config) -> Iterator[tuple[str, str]]:
     yield from _data(config)
     yield from _model(config)
     yield from _evaluation(config)
+    yield from _templates(config)
 
 
 def _training(config: Config) -> Iterator[tuple[str, str]]:
@@ -153,7 +154,7 @@ def _view(config: Config) -> Iterator[tuple[str, str]]:
         return                  # said where it is wrong
     if config.data.loss_on == "all":
         yield from _loss_on(config, view, record)
-    if config.data.chat_template == "tokenizer":
+    if config.data.chat_template != "plain":
         yield from _chat(config, record)
     if config.data.standardise_rewards and config.data.streaming:
         yield "data.standardise_rewards", "takes mean and deviation of all rewards, which streamed data do not tell"
@@ -190,9 +191,20 @@ def _chat(config: Config, record: str) -> Iterator[tuple[str, str]]:
         yield "data.chat_template", f"{config.data.source} yields texts without prompts: leave it out"
     elif not option_class("objective", config.objective["name"]).writes_text:
         yield "data.chat_template", f"what {config.method} trains is asked about plain transcripts: leave it out"
-    elif config.model.tokenizer is None and config.model.name is None:
+    elif config.data.chat_template == "tokenizer" and config.model.tokenizer is None and config.model.name is None:
         yield "data.chat_template", ("a tokenizer that is trained on the corpus has no chat template: name one that "
                                      "has (model.tokenizer, or model.name)")
+
+
+def _templates(config: Config) -> Iterator[tuple[str, str]]:
+    """Files with chat templates: whether they are there and write what they are given."""
+    from apo.data.chat import NOT_FILES, template_problem
+    scenarios = {f"evaluation.scenarios.{name}": each for name, each in config.evaluation.scenarios.items()}
+    named = {"data.chat_template": config.data.chat_template,
+             **{f"{at}.chat_template": scenario.chat_template for at, scenario in scenarios.items()}}
+    for at, form in named.items():
+        if form is not None and form not in NOT_FILES and (problem := template_problem(form)):
+            yield at, problem
 
 
 def _source(data: DataConfig) -> Iterator[tuple[str, str]]:
@@ -239,6 +251,8 @@ def _evaluation(config: Config) -> Iterator[tuple[str, str]]:
                                   f"There are: {there_are}")
     for name, scenario in evaluation.scenarios.items():
         generation = scenario.generation
+        if scenario.num_samples is None and scenario.prompts is None:
+            yield f"evaluation.scenarios.{name}.num_samples", "null is every prompt once, and there are no prompts"
         if generation.min_new_tokens > generation.max_new_tokens:
             yield f"evaluation.scenarios.{name}.generation.min_new_tokens", (
                 f"must be at most max_new_tokens={generation.max_new_tokens}, got {generation.min_new_tokens}")

@@ -81,9 +81,10 @@ class DataConfig:
     """What methods on scored text learn of prompts with completions: the completions, or prompts as well, which have no
     score for that and count as plain likelihood.  A method that compares completions hands it on to the run it starts
     from."""
-    chat_template: Literal["plain", "tokenizer"] = "plain"
-    """How prompts and completions become tokens: as they are (`Human:` and `Assistant:`), or in the chat template that
-    the tokenizer brings.  Scorers and metrics read them as they are."""
+    chat_template: str = "plain"
+    """How prompts and completions become tokens: `plain`, as they are (`Human:` and `Assistant:`); `tokenizer`, in the
+    chat template that the tokenizer brings; or in that of a file (Jinja, in the form that transformers has).  Scorers
+    and metrics read them as they are."""
     pairs_per_prompt: int | None = 10
     """Preferences made from the completions of one prompt, at most.  null: all."""
     reward_noise: float = 0.0
@@ -215,6 +216,7 @@ class GenerationConfig:
     min_new_tokens: int = 0
     max_new_tokens: int = 128
     stop_strings: list[str] = field(default_factory=list)
+    """A text ends in front of the first of them."""
     banned_tokens: list[str] | None = None
     """Tokens never sampled.  null: what the method says (`evaluation.banned_tokens`)."""
 
@@ -223,19 +225,21 @@ class GenerationConfig:
 class ScenarioConfig:
     """One way of sampling and scoring text (PHF): a name, a number of samples, maybe prompts, maybe a prefix."""
 
-    num_samples: int = 64
+    num_samples: int | None = 64
+    """null: every prompt once."""
     prompts: str | None = None
-    """null: from the end-of-text token alone.  A file of {"text": ...} or {"prompt": {"text": ...}} (JSONL, CSV or
-    Parquet), or the name of a prompt set of the source (`functions`, `challenging`), made from held-out documents.
-    Cycled without replacement in an order fixed by the seed."""
+    """null: from the end-of-text token alone.  A file of {"text": ...}, {"prompt": {"text": ...}} or rows of hh-rlhf or
+    PRO (JSONL, CSV or Parquet), or the name of a prompt set of the source (`functions`, `challenging`), made from
+    held-out documents.  Cycled without replacement in an order fixed by the seed."""
     prefix: str | None = None
     """Control token.  null: what the method says (`evaluation.prefix`); "" for none."""
     prefix_every_line: bool | None = None
     """Put the prefix before every line of the prompt, as in training on lines.  null: as the data was segmented."""
     prefix_after_prompt: bool | None = None
     """Put the prefix between prompt and continuation, as in training on completions.  null: as the data are."""
-    chat_template: Literal["plain", "tokenizer"] | None = None
-    """How prompts become tokens.  null: as `data.chat_template` says, for a scenario that has prompts."""
+    chat_template: str | None = None
+    """How prompts become tokens: plain, tokenizer or a file.  null: as `data.chat_template` says, for a
+    scenario that has prompts."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     hit_threshold: float = 0.0
     """A sample with a score above it is a hit."""

@@ -76,11 +76,12 @@ def test_every_overlay_belongs_to_names_that_exist():
         "task_scale": {f"{task}_{scale}" for task in TASKS for scale in SCALES},
         "task_method": {f"{task}_{method}" for task in TASKS for method in METHODS},
         "task_method_scale": {f"{task}_{method}_{scale}" for task in TASKS for method in METHODS for scale in SCALES},
+        "task_model_scale": {f"{task}_{model}_{scale}" for task in TASKS for model in models for scale in SCALES},
     }
     stray = {group: set(cli.found(group)) - allowed for group, allowed in names.items()}
     assert not any(stray.values()), stray
     folders = {folder.name for folder in cli.CONFIGS.iterdir() if folder.is_dir()}
-    assert folders == {*names, "task", "method", "scale", "model", "experiment", "pep8", "toxicity", "pii"}
+    assert folders == {*names, "task", "method", "scale", "model", "experiment", "chat", "pep8", "toxicity", "pii"}
 
 
 @pytest.mark.parametrize("file", sorted(cli.CONFIGS.rglob("*.y*ml")), ids=lambda file: file.stem)

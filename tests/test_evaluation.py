@@ -3,7 +3,7 @@
 import gzip
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -220,6 +220,54 @@ def test_damaged_prompt_files(tmp_path, line, message):
     path.write_text('{"text": "fine"}\n' + line + "\n")
     with pytest.raises(DataError, match=f"prompts.jsonl, {message}"):
         read_prompts(path)
+
+
+PRO = {"prefix": [["<|prompter|>Hi", "<|assistant|>Yes?", "<|prompter|>Go", "<|assistant|>"]] * 2,
+       "suffix": ["Gladly.", "No."], "reward": [1.5, -2.0], "sft_index": 0}
+TALK = "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Go\n\nAssistant:"
+
+
+def test_prompts_of_rows_with_answers(tmp_path, policy, tokenizer):
+    """PRO's rows and hh-rlhf's: everything up to the last turn of the assistant."""
+    path = tmp_path / "harmless_base.json"
+    rows = [PRO, {"chosen": f"{TALK} Gladly.", "rejected": f"{TALK} No."}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_prompts(path) == [TALK, TALK]
+    result = run(policy, tokenizer, ScenarioConfig(prompts=str(path), num_samples=None, generation=SHORT))
+    assert [sample.prompt for sample in result.samples] == [TALK, TALK]
+    path.write_text(json.dumps({"chosen": f"{TALK} Yes.\n\nHuman: Bye", "rejected": f"{TALK} No."}))
+    with pytest.raises(DataError, match="row 1: no prompt with answers to it .no assistant turn at the end.; scr"):
+        read_prompts(path)
+    path.write_text(json.dumps({**PRO, "prefix": [["Hi"]] * 2}))
+    with pytest.raises(DataError, match='row 1: "prefix": a turn begins with'):
+        read_prompts(path)
+
+
+def test_every_prompt_once_where_no_number_is_given():
+    assert sorted(choose(["a", "b", "c"], None, 1, "s")) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("written, text", [
+    (" Sure. ### Human: more", " Sure. "), (" Sure.\nHuman: Hi", " Sure."), (" Sure.\n Human: x\nHuman:", " Sure."),
+    ("\nHuman:", ""), (" a #", " a #"), (" Humans:\nthey", " Humans:\nthey")])
+def test_a_text_ends_in_front_of_a_stop_string(tokenizer, written, text):
+    scenario = ScenarioConfig(generation=GenerationConfig(stop_strings=["###", "\nHuman:", "\n Human:"]))
+    ended = Template.of(scenario, EvaluationConfig(), tokenizer)
+    assert ended.text("So?", Continuation(plain(tokenizer, written), True)) == text
+    assert template(tokenizer).text("So?", Continuation(plain(tokenizer, written), True)) == written
+    chat = Template.of(replace(scenario, chat_template="configs/chat/qlora_hh.jinja"), EvaluationConfig(), tokenizer)
+    said = text.strip()
+    assert chat.text(TALK, Continuation(plain(tokenizer, written), True)) == (f" {said}" if said else "")
+
+
+def test_a_scorer_never_reads_what_ended_a_sample(policy, tokenizer):
+    """The stop string is one that this model writes."""
+    free = GenerationConfig(do_sample=False, max_new_tokens=30, banned_tokens=[])
+    [before] = run(policy, tokenizer, ScenarioConfig(num_samples=1, generation=free)).samples
+    stop = next(each for each in before.text if each.isprintable() and each.isascii())
+    [after] = run(policy, tokenizer, ScenarioConfig(num_samples=1, generation=replace(free, stop_strings=[stop])),
+                  Judges(Cheer())).samples
+    assert after.text == before.text.partition(stop)[0] and after.score == len(after.text)
 
 
 def test_prompts_of_the_data_that_are_too_long_are_left_out(policy, tokenizer, tmp_path, capsys):

@@ -9,11 +9,17 @@ from apo.config import load_config
 from apo.data.sources.base import sources
 from apo.dry_run import facts
 from apo.errors import ConfigError, DataError, ScorerError
-from apo.evaluation import scorers_of
-from apo.identity import leaves, to_dict
+from apo.evaluation import as_trained, scorers_of
+from apo.identity import leaves, to_dict, to_yaml
+from apo.objectives.base import objectives
+from apo.report.select import select
 from apo.stages import start_config
 
-ALOL = ("alol_hh_nll", "alol_hh_dpo", "alol_hh_pro")
+ALOL = tuple(f"a_lol_hh_{name}" for name in ("nll", "wbc", "r_gold", "r_lol", "a_lol", "a_lol_seq", "a_lol_ref_free",
+                                             "a_lol_kl", "dpo", "pro"))
+TEST = "a_lol_hh_test"
+FILES = ("harmless_base", "helpful_base", "helpful_online", "helpful_rejection")
+STOPS = ["###", "\nHuman:", "\n Human:"]
 STAGES = {"stackllama_sft": "filtering", "stackllama_reward_model": "reward_model", "stackllama2_sft": "filtering",
           "stackllama2_dpo": "dpo"}
 LATER = ("stackllama_reward_model", "stackllama2_dpo")
@@ -30,13 +36,13 @@ def values(config) -> dict:
 
 
 def test_every_experiment_is_named_here():
-    assert {name for name in cli.found("experiment") if not name.startswith("phf_")} == {*ALOL, *STAGES}
+    assert {name for name in cli.found("experiment") if not name.startswith("phf_")} == {*ALOL, TEST, *STAGES}
 
 
 @pytest.mark.parametrize("name", ALOL)
 def test_alol(name):
-    config, method = experiment(name), name.removeprefix("alol_hh_")
-    assert (config.task, config.method) == ("hh", {"nll": "filtering"}.get(method, method))
+    config, method = experiment(name), name.removeprefix("a_lol_hh_")
+    assert (config.task, config.method, config.objective["name"]) == ("hh", method, method)
     assert values(config) | {
         "data.path": "Anthropic/hh-rlhf", "data.block_size": 640 + 128, "training.effective_batch_size": 16,
         "training.max_steps": 9000, "training.learning_rate": 2e-4, "training.lr_scheduler_type": "constant",
@@ -45,11 +51,66 @@ def test_alol(name):
         "model.double_quantization": False, "model.lora.r": 64, "init_from.method": None,
         "evaluation.every_n_steps": 900, "evaluation.scenarios.replies.num_samples": 280,
         "evaluation.scenarios.replies.generation.do_sample": False,
-        "evaluation.scenarios.replies.generation.max_new_tokens": 128} == values(config)
+        "evaluation.scenarios.replies.generation.max_new_tokens": 128,
+        "evaluation.scenarios.replies.generation.stop_strings": STOPS,
+        "data.chat_template": "configs/chat/qlora_hh.jinja"} == values(config)
     judges = {"evaluation.scorer": config.evaluation.scorer, **config.evaluation.heldout_scorers}
     assert {key: (judge["model"], judge["template"], judge["sigmoid"]) for key, judge in judges.items()} == {
         "evaluation.scorer": (SMALLER, "openassistant", True), "reward_6_9b": (LARGER, "openassistant", True)}
-    assert config.scorer.get("model") == (SMALLER if method == "pro" else None)    # distances between rewards
+    assert config.scorer.get("model") == (None if method == "dpo" else SMALLER)
+
+
+@pytest.mark.parametrize("method", ["wbc", "r_gold", "r_lol", "a_lol", "a_lol_seq", "a_lol_ref_free", "a_lol_kl"])
+def test_the_released_settings_of_a_lol(method):
+    """The reference is numbers in a cache and no second model."""
+    options = experiment(f"a_lol_hh_{method}").objective
+    objective = objectives.get(method)(**{key: value for key, value in options.items() if key != "name"})
+    assert (objective.preset, objective.sampling, objective.weight_exponent, objective.rewards_as) == (
+        "published", "good_priority", 1.0, "sigmoid")
+    needs = objective.needs
+    assert not needs.reference_model
+    assert needs.reference_tokens == (method in ("r_lol", "a_lol", "a_lol_seq", "a_lol_kl"))
+    if method in ("r_lol", "a_lol", "a_lol_seq"):
+        assert (objective.clip, objective.clip_style) == (0.9, "clamp")
+    if method.startswith("a_lol"):
+        value = needs.prompt_value
+        assert (value.prompts, value.generations, value.temperature, value.epochs, value.learning_rate,
+                value.selection, objective.steps) == (280, 1, 0.0, 10, 1e-5, "training", "shrunk")
+    if method == "a_lol_kl":
+        assert (objective.beta, objective.kl) == (0.2, "published")
+
+
+def test_every_method_starts_from_the_published_adapter_in_its_own_form():
+    config = load_config(["task=hh", "method=kto", "scale=paper", "model=qlora_hh"])
+    assert (config.init_from.method, config.data.chat_template) == (None, "configs/chat/qlora_hh.jinja")
+
+
+def test_models_by_name_on_every_test_file():
+    [run] = select(["abaheti95/dpo_qlora_hh"], ["model.base=huggyllama/llama-7b", "experiment=a_lol_hh_test"], "hh")
+    config = run.config
+    assert (run.model, config.model.base) == ("abaheti95/dpo_qlora_hh", "huggyllama/llama-7b")
+    assert config.scorer == {} and config.evaluation.scorer["model"] == SMALLER
+    assert config.evaluation.heldout_scorers["reward_6_9b"]["model"] == LARGER
+    assert config.evaluation.metrics["distinct_n"] == {"ns": [1, 2, 3]} and config.evaluation.metrics["length"] == {}
+    assert tuple(config.evaluation.scenarios) == FILES
+    for name, scenario in config.evaluation.scenarios.items():
+        assert (scenario.prompts, scenario.num_samples) == (f"hh/hh_test/{name}.json", None)
+        assert as_trained(scenario, config).chat_template == "configs/chat/qlora_hh.jinja"
+        assert (scenario.generation.do_sample, scenario.generation.max_new_tokens) == (False, 128)
+        assert scenario.generation.stop_strings == STOPS
+
+
+def test_a_run_takes_the_scenarios_of_an_experiment_and_nothing_else(tmp_path):
+    folder = tmp_path / "hh" / "dpo" / "a-s1"
+    (folder / "final").mkdir(parents=True)
+    (folder / "final/config.json").write_text("{}")
+    (folder / "manifest.json").write_text("{}")
+    before = load_config(["task=hh", "method=dpo", "scale=smoke"])
+    (folder / "config.yaml").write_text(to_yaml(before))
+    (folder / "status.json").write_text('{"state": "done", "step": 1, "max_steps": 1}')
+    [run] = select([str(folder)], ["experiment=a_lol_hh_test", "evaluation.batch_size=4"])
+    assert tuple(run.config.evaluation.scenarios) == FILES and run.config.evaluation.batch_size == 4
+    assert (run.config.data, run.config.scorer, run.config.training) == (before.data, before.scorer, before.training)
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -54,7 +54,7 @@ class Rescorer:
 
     def settings(self, run: Run) -> dict[str, Any]:
         """Everything the numbers depend on.  EvaluationError where nothing judges samples."""
-        from apo.evaluation import Judges, prompt_files
+        from apo.evaluation import Judges, named_files
         judges = Judges.of(run.config)
         if judges.scorer is None:
             raise EvaluationError(f"{run.directory} has no scorer to judge samples with: name one with scorer=")
@@ -66,7 +66,7 @@ class Rescorer:
         return {**kept, "seed": self.seed, "scorer": evaluation["scorer"] or run.config.scorer,
                 "scorer_sha256": fingerprints.pop("scorer"), "heldout_sha256": fingerprints,
                 "callbacks": run.config.callbacks, "callbacks_depend_on": depends_on(run.config),
-                "prompt_files": prompt_files(run.config),
+                "named_files": named_files(run.config),
                 "data": asdict(run.config.data), "data_sha256": run.manifest.get("fingerprints", {}).get("data"),
                 "start": model_fingerprint(*start) if start else None,
                 "base": model_fingerprint(base) if base else None,

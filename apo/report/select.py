@@ -59,8 +59,10 @@ def writes_text(config: Config) -> bool:
 
 
 def trained(directory: Path, overrides: list[str], may: Iterable[str]) -> Run:
-    from apo.config import config_from_file, override
+    from apo.config import config_from_file, override, settings_of
     run = open_run(directory, config_from_file)
+    if any(key_of(text) == "experiment" for text in overrides):
+        overrides = settings_of(overrides, ("evaluation",))     # how a model is measured, not how one is trained
     if overrides and not run.bare:
         refuse_others(overrides, may)
     run.config = override(run.config, judged(run.config, overrides)) if overrides else run.config

@@ -1,20 +1,21 @@
 """Chat templates: what becomes of prompts and completions as tokens, and that everything else stays as it was."""
 
 import copy
+import re
 
 import pytest
 
 from apo.cache import Cache
 from apo.compared import rows
 from apo.config import load_config
-from apo.data.chat import Chat, chat_key, messages_of, reply_to
+from apo.data.chat import Chat, chat_key, messages_of, reply_to, template_problem
 from apo.data.corpus import prepare_corpus
 from apo.data.dialogue import NotADialogue
 from apo.data.heldout import HeldoutText
 from apo.data.sampling import PackedRows
 from apo.data.thresholds import View
-from apo.errors import DataError, ModelError
-from apo.evaluation import Template, as_trained
+from apo.errors import ConfigError, DataError, ModelError
+from apo.evaluation import Template, as_trained, named_files
 from apo.experiment import make_objective
 from apo.rollouts.generate import Continuation
 from apo.schema import DataConfig, EvaluationConfig, ScenarioConfig
@@ -122,6 +123,90 @@ def test_fingerprints(tokenizer):
     assert chat_key(chat, tokenizer) == before
     tokenizer.chat_template = BRACKETS
     assert chat_key(chat, tokenizer) != before
+
+
+# ---- templates in files ----------------------------------------------------------------------------------------------
+
+QLORA, PYTHIA = "configs/chat/qlora_hh.jinja", "configs/chat/human_assistant.jinja"
+
+
+@pytest.mark.parametrize("form, prompt", [
+    (QLORA, "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
+            "detailed, and polite answers to the user's questions.\n"
+            "### Human: Hi ### Assistant: Yes? ### Human: Go ### Assistant:"),
+    (PYTHIA, "\nHuman: Hi\nAssistant: Yes?\nHuman: Go\nAssistant:")])
+def test_the_released_forms(tokenizer, form, prompt, tmp_path, monkeypatch):
+    """From wherever the command is started."""
+    monkeypatch.chdir(tmp_path)
+    chat = Chat(tokenizer, form)
+    pieces = chat.document([TALK, " Gladly."])
+    assert ["".join(each) for each in pieces] == [prompt, " Gladly."]
+    assert [shown(tokenizer, ids) for ids in chat.ids([chat.prompt(TALK)])] == [prompt]
+    assert template_problem(form) == ""
+
+
+def test_a_system_message_in_the_released_forms(tokenizer):
+    told = f"\n\nSystem: Be brief.{TALK}"
+    assert "".join(Chat(tokenizer, QLORA).prompt(told)).startswith("Be brief.\n### Human: Hi ### Assistant: Yes?")
+    with pytest.raises(DataError, match="human_assistant.jinja: the template refuses .* no place for a system message"):
+        Chat(tokenizer, PYTHIA).prompt(told)
+
+
+def test_an_answer_by_itself_begins_with_one_space():
+    """SentencePiece puts one in front of it, as of every text."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+    letters = Tokenizer(models.BPE({each: i for i, each in enumerate("\u2581abcdefghijklmnopqrstuvwxyz.:#?AH")}, []))
+    letters.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    letters.decoder = decoders.Metaspace()
+    made = PreTrainedTokenizerFast(tokenizer_object=letters, eos_token="</s>", bos_token="<s>")
+    chat = Chat(made, PYTHIA)
+    assert ["".join(each) for each in chat.document([TALK, " gladly."])][1] == "gladly."
+    assert made.convert_ids_to_tokens(chat.ids(chat.document([TALK, " gladly."]))[1])[:2] == ["\u2581", "g"]
+
+
+@pytest.mark.parametrize("template, said", [
+    ("{{ messages[-1].content }}", "the template drops text"),
+    ("{% for m in messages %}{{ m.content", "unexpected end of template"),
+    ("{{ nothing.at.all }}", "'nothing' is undefined"),
+    ("{{ messages.append(1) }}", "access to attribute 'append' .* is unsafe"),
+    ("{{ raise_exception('never') }}", "never"),
+    (CHATML.replace("assistant\n{%", "assistant\n<think>\n{%"), "the template does not write an answer right behind")])
+def test_templates_that_are_refused_before_anything_is_loaded(tmp_path, template, said):
+    """With every other mistake, and for the data as for a scenario."""
+    (tmp_path / "mine.jinja").write_text(template)
+    mine = str(tmp_path / "mine.jinja")
+    with pytest.raises(ConfigError) as caught:
+        load_config(["task=hh", "method=mle", f"data.chat_template={mine}", "data.block_size=0",
+                     f"evaluation.scenarios.replies.chat_template={mine}"])
+    problems = sorted(caught.value.problems)
+    assert len(problems) == 3 and problems[0].startswith("data.block_size")
+    for problem, option in zip(problems[1:], ("data.", "evaluation.scenarios.replies.")):
+        assert re.match(f"{option}chat_template: .*{said}", problem)
+
+
+@pytest.mark.parametrize("given, hint", [("tokeniser", "tokenizer"), ("configs/chat/qlora_h.jinja", QLORA)])
+def test_a_form_that_is_not_there(given, hint):
+    with pytest.raises(ConfigError, match=f"data.chat_template: expected plain, tokenizer or a file with a chat "
+                                          f"template; there is no file {given}. Did you mean .*{hint}"):
+        load_config(["task=hh", "method=mle", f"data.chat_template={given}"])
+
+
+def test_what_a_template_says_counts_and_not_where_it_lies(tokenizer, tmp_path):
+    one, two = tmp_path / "one.jinja", tmp_path / "two.jinja"
+    one.write_text(CHATML)
+    two.write_text(CHATML)
+
+    def key(path):
+        return chat_key(DataConfig(chat_template=str(path)), tokenizer)
+    assert key(one) == key(two) == chat_key(DataConfig(chat_template="tokenizer"), tokenizer)
+    config = load_config(["task=hh", "method=mle", f"data.chat_template={one}",
+                          f"evaluation.scenarios.replies.chat_template={two}"])
+    before, files = key(one), named_files(config)
+    assert set(files) == {"data.chat_template", "evaluation.scenarios.replies.chat_template"}
+    one.write_text(BRACKETS)
+    assert key(one) != before
+    assert {at for at, each in named_files(config).items() if each != files[at]} == {"data.chat_template"}
 
 
 # ---- from the data to the batch, and back from what was sampled ------------------------------------------------------
