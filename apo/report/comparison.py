@@ -164,7 +164,8 @@ def labels(keys: list[tuple[str, str, str]], runs: list[Run] = ()) -> list[str]:
 
 
 def options_apart(runs: list[Run]) -> list[str]:
-    """`(loss_type=ipo)` of each, by the options in which they differ; nothing where these are many or say too little."""
+    """`(loss_type=ipo)` of each, by the options in which they differ; nothing where these are many or tell too little.
+    """
     flat = [dict(leaves(to_dict(run.trained or run.config))) for run in runs]
     differing = [key for key in dict.fromkeys(key for each in flat for key in each)
                  if key not in NOT_IDENTITY and len({str(each.get(key)) for each in flat}) > 1]

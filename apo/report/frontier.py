@@ -102,8 +102,8 @@ class Frontier:
                                                       self.confidence))])
         orders = [f"At {kl:g}: {' > '.join(self.ranked(kl))}." for kl in self.distances if self.ranked(kl)]
         better = "higher" if self.kind == "reward" else "lower"
-        return Table(f"{self.scenario}: {self.kind} at a distance of ... nats from the start [{100 * self.confidence:g} % "
-                     "over seeds]", ["method", "start", *(f"KL {kl:g}" for kl in self.distances), "KL at the end",
+        title = f"{self.scenario}: {self.kind} at a distance from the start [{100 * self.confidence:g} % over seeds]"
+        return Table(title, ["method", "start", *(f"KL {kl:g}" for kl in self.distances), "KL at the end",
                                      f"{self.kind} at the end"], rows,
                      [f"{better.capitalize()} is better. " + " ".join(orders)])
 
@@ -119,8 +119,9 @@ class Frontier:
                                  for cell in difference_in_words(found[kl].get(method.label)))]
                 for method in self.methods if method.label != self.baseline]
         header = [cell for kl in self.distances for cell in (f"KL {kl:g}", "p")]
-        return Table(f"{self.scenario}: difference of the {self.kind} to {self.baseline} [{100 * self.confidence:g} %]",
-                     ["method", *header], rows, ["Paired by seed; p corrected (Holm) over the methods at one distance."])
+        title = f"{self.scenario}: difference of the {self.kind} to {self.baseline} [{100 * self.confidence:g} %]"
+        return Table(title, ["method", *header], rows,
+                     ["Paired by seed; p corrected (Holm) over the methods at one distance."])
 
     def draw(self) -> Any:
         """The matplotlib figure: every run's path, and the method's mean at the distances."""
@@ -138,8 +139,9 @@ class Frontier:
                     place = others.index(method.label)
                     colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
                 for path in self.paths[method.label].values():
-                    axes.plot(path.kls, path.values, color=colour, linewidth=0.9, alpha=0.35, marker=".", markersize=3)
-                means = [(kl, each) for kl in self.distances if (each := self.interval(method.label, kl)) is not None]
+                    axes.plot(path.kls, path.values, color=colour, linewidth=0.9, alpha=0.35, marker=".")
+                known = {kl: self.interval(method.label, kl) for kl in self.distances}
+                means = [(kl, each) for kl, each in known.items() if each is not None]
                 arms = [[each.mean - each.low for _, each in means], [each.high - each.mean for _, each in means]]
                 bars = axes.errorbar([kl for kl, _ in means], [each.mean for _, each in means], yerr=arms, color=colour,
                                      marker=marker, markersize=8, markeredgecolor="white", linewidth=1.8, capsize=3,
@@ -148,12 +150,13 @@ class Frontier:
             # Far from the start distances differ by orders of magnitude, and near it they matter.
             axes.set_xscale("symlog", linthresh=max(self.distances))
             furthest = max(kl for paths in self.paths.values() for path in paths.values() for kl in path.kls)
-            ticks = [0, *self.distances, *(tick for tick in (10, 30, 100, 300, 1000) if self.distances[-1] * 1.5 < tick)]
+            ticks = [0, *self.distances, *(far for far in (10, 30, 100, 300, 1000) if far > 1.5 * self.distances[-1])]
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
             axes.set_xlim(0, max(furthest * 1.1, self.distances[-1] * 1.1))
             axes.minorticks_off()
-            axes.set(title=f"{self.scenario}: {self.kind} by distance from the start", xlabel="KL(policy || start), nats "
-                     "a sample (linear, then logarithmic)", ylabel=f"{self.kind}; thin: single seeds on their way")
+            axes.set(title=f"{self.scenario}: {self.kind} by distance from the start",
+                     xlabel="KL(policy || start), nats a sample (linear, then logarithmic)",
+                     ylabel=f"{self.kind}; thin: single seeds on their way")
             axes.legend(loc="best")
         return figure
 

@@ -58,7 +58,8 @@ def test_where_some_seeds_get_there_it_says_how_many(moved, tmp_path):
 
 def test_what_cannot_be_compared_is_said(moved, make_run):
     with pytest.raises(EvaluationError, match="did not measure its distance from the start"):
-        frontier.build([moved("dpo", 1, [(0, 0.5), (3, 0.2)]), make_run("mle", 1)], "functions", allow=["tokens_trained"])
+        frontier.build([moved("dpo", 1, [(0, 0.5), (3, 0.2)]), make_run("mle", 1)], "functions",
+                       allow=["tokens_trained"])
     with pytest.raises(EvaluationError, match='scenario "answers": the runs have no one score or reward'):
         frontier.build([moved("dpo", 1, [(0, 0.5), (3, 0.2)])], "answers")
 
