@@ -117,13 +117,20 @@ def test_the_shards_of_the_page_merge_to_the_whole(tmp_path, monkeypatch):
 
 
 def test_the_table_of_tasks_and_methods_is_what_there_is():
-    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in readme().splitlines() if line[:1] == "|"]
-    methods = [re.match(r"\[(\w+)\]", cell)[1] for cell in table[0][1:]]
-    tasks = [re.match(r"`(\w+)`", row[0])[1] for row in table[2:]]
-    assert methods == list(METHODS)
-    assert set(methods) == {path.stem for path in (ROOT / "configs/method").glob("*.yaml")}
+    from apo.config import load_config
+    from apo.identity import view_of
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in readme().splitlines() if line[:1] == "|"]
+    tasks = [match[1] for row in cells if (match := re.fullmatch(r"`(\w+)`", row[0]))]
+    methods = {match[1]: row[1:] for row in cells if (match := re.match(r"\[(\w+)\]", row[0]))}
     assert set(tasks) == {path.stem for path in (ROOT / "configs/task").glob("*.yaml")}
-    assert all(row[1:] == ["yes"] * len(methods) for row in table[2:])
+    assert list(methods) == list(METHODS)
+    assert set(methods) == {path.stem for path in (ROOT / "configs/method").glob("*.yaml")}
+    views = {"scored_text": "scored text", "preference": "preferences", "ranking": "rankings", "label": "labels",
+             "completion": "completions"}
+    for method, (what, view) in methods.items():
+        said = (ROOT / f"configs/method/{method}.yaml").read_text().splitlines()[1]
+        assert what == said.lstrip("# ").rstrip(".")
+        assert view == views[view_of(load_config(["task=hh", f"method={method}", "scale=smoke"]))]
 
 
 def test_the_scorer_of_the_readme_is_five_lines_and_works(tmp_path, monkeypatch):

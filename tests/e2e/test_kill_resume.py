@@ -10,8 +10,8 @@ import time
 import pytest
 from launching import PATIENCE_S, ROOT, Pause, fingerprints, kill_at, run, run_directory
 
-METHODS = ("mle", "filtering", "conditional", "unlikelihood", "awr", "rwr", "dpo", "reward_model")
-AFTER_MLE = ("dpo", "reward_model")
+METHODS = ("mle", "filtering", "conditional", "unlikelihood", "awr", "rwr", "dpo", "reward_model", "a_lol")
+AFTER_MLE = ("dpo", "reward_model", "a_lol")
 LORA = ("model.lora.r=4", "model.lora.dropout=0.1")
 OPTIONS = ["--scale", "smoke", "model.dropout=0.1", "training.warmup_steps=2",
            "training.per_device_train_batch_size=4"]
@@ -19,8 +19,8 @@ OPTIONS = ["--scale", "smoke", "model.dropout=0.1", "training.warmup_steps=2",
 
 def cases():
     """By `make test` one method of each kind: what it resumes beside weights and optimiser differs."""
-    for method, adapter in [*((method, ()) for method in METHODS), *((method, LORA) for method in AFTER_MLE)]:
-        of_a_kind = method in ("mle", "conditional", "awr") or adapter
+    for method, adapter in [*((method, ()) for method in METHODS), *((method, LORA) for method in AFTER_MLE[:2])]:
+        of_a_kind = method in ("mle", "conditional", "awr", "a_lol") or adapter
         yield pytest.param(method, adapter, id=method + ("-lora" if adapter else ""),
                            marks=() if of_a_kind else pytest.mark.slow)
 
