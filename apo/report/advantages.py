@@ -179,9 +179,10 @@ class WeighedRuns:
                   "explained", "held out: error of V", "its constant", "explained there"]
         which = " or ".join(dict.fromkeys(each.which for each in self.runs))
         return Table("Advantages, before the first step", header, [each.row() for each in self.runs],
-                     ["Left out: share of good completions that are never served. Effective share: (sum A)^2 / (n sum "
-                      "A^2) over the positive A of what is served. As a threshold: share of the good completions with "
-                      "A above 0 that are also among as many with the highest rewards.",
+                     ["Left out: share of good completions that are never served, or weigh nothing. Effective share: "
+                      "(sum w)^2 / (n sum w^2) over what is served, w how often each is times its weight in the loss. "
+                      "As a threshold: share of the good completions with A above 0 that are also among as many with "
+                      "the highest rewards.",
                       f"Error: mean squared, against single rewards, on {which}, and on held-out prompts. Explained: "
                       "1 - error of V / error of a constant, the mean reward; empty where all rewards are equal."],
                      split=5)
