@@ -71,6 +71,8 @@ def compared(config: Config, objective: Objective, corpus, stores: tuple, policy
             warn(f"nothing is measured on held-out items: {str(error).replace('training data', 'held-out data')}")
         key = {"corpus": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer),
                **chat_key(config.data, tokenizer)}
+        if config.data.reward_noise:        # completions then stand in another order, and documents are known by number
+            key["reward_noise"] = config.data.reward_noise
         if needs.reference or needs.reference_tokens or needs.prompt_value:
             key["weights"] = weights_digest(policy)
         both = [(split, each) for split, each in (("train", train), ("heldout", found.heldout)) if each is not None]

@@ -68,6 +68,13 @@ def test_at_its_first_step_every_ratio_is_1(places):
     assert noisy["ratio_avg"] != pytest.approx(1, abs=1e-3)
 
 
+def test_what_the_reference_said_of_clean_data_is_not_taken_for_noisy_ones(places):
+    """Noise puts completions into another order, and what is kept of them goes by their place."""
+    for option in ("data.reward_noise=0", "data.reward_noise=0.5", "data.reward_noise=0.3"):
+        first = next(row for row in rows_of(trained(places, "dpo", option)) if "rewards/margins" in row)
+        assert first["step"] == 1 and first["rewards/margins"] == pytest.approx(0, abs=1e-4), option
+
+
 def test_a_second_algorithm_finds_it_and_what_changes_it_does_not(places, fits):
     trained(places, "a_lol", "objective.value_prompts=40")
     assert len(fits) == 1
