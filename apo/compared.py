@@ -146,7 +146,9 @@ def writing(config: Config, value: PromptValue, policy, tokenizer, scorer) -> Wr
         generation = GenerationConfig(max_new_tokens=config.data.sampled.max_new_tokens)
     generation = replace(generation, do_sample=value.temperature > 0, temperature=value.temperature or 1.0, top_p=1.0,
                          top_k=0)
-    template = Template.of(replace(scenario, prefix=""), config.evaluation, tokenizer)
+    # in the form of the rows that are asked about, whatever the scenario's: the one that V is kept under
+    template = Template.of(replace(scenario, prefix="", chat_template=config.data.chat_template), config.evaluation,
+                           tokenizer)
     return Writing(generation, template, tokenizer, scorer, config.evaluation.batch_size)
 
 
