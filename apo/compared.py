@@ -71,6 +71,8 @@ def compared(config: Config, objective: Objective, corpus, stores: tuple, policy
             warn(f"nothing is measured on held-out items: {str(error).replace('training data', 'held-out data')}")
         key = {"corpus": corpus.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer),
                **chat_key(config.data, tokenizer)}
+        if config.data.reward_noise:        # completions then stand in another order, and documents are known by number
+            key["reward_noise"] = config.data.reward_noise
         if needs.reference or needs.reference_tokens or needs.prompt_value:
             key["weights"] = weights_digest(policy)
         both = [(split, each) for split, each in (("train", train), ("heldout", found.heldout)) if each is not None]
@@ -144,7 +146,9 @@ def writing(config: Config, value: PromptValue, policy, tokenizer, scorer) -> Wr
         generation = GenerationConfig(max_new_tokens=config.data.sampled.max_new_tokens)
     generation = replace(generation, do_sample=value.temperature > 0, temperature=value.temperature or 1.0, top_p=1.0,
                          top_k=0)
-    template = Template.of(replace(scenario, prefix=""), config.evaluation, tokenizer)
+    # in the form of the rows that are asked about, whatever the scenario's: the one that V is kept under
+    template = Template.of(replace(scenario, prefix="", chat_template=config.data.chat_template), config.evaluation,
+                           tokenizer)
     return Writing(generation, template, tokenizer, scorer, config.evaluation.batch_size)
 
 

@@ -89,8 +89,8 @@ class DataConfig:
     """Preferences made from the completions of one prompt, at most.  null: all."""
     reward_noise: float = 0.0
     """Share of the training scores, or rewards, that are wrong: dealt out anew among themselves, the same ones in every
-    run, and preferences by them.  What a method makes of data that are not to be trusted.  A run that a method starts
-    from has its own, none."""
+    run, and by them the preferences among the completions of a prompt that has such a one.  What a method makes of data
+    that are not to be trusted.  A run that a method starts from has its own, none."""
     standardise_rewards: bool = False
     """Of prompts with completions: rewards, of the data or of a scorer, are shifted and scaled to mean 0 and standard
     deviation 1 over the training completions, and held-out ones by the same.  All that is a number on their scale is

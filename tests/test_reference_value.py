@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from apo import experiment, reference_value
+from apo.compared import writing
 from apo.config import load_config
 from apo.errors import DataError
 from apo.objectives.base import PromptValue
@@ -66,6 +67,13 @@ def test_at_its_first_step_every_ratio_is_1(places):
     noisy = next(row for row in rows_of(trained(places, "a_lol", "model.dropout=0.1", "objective.ratio=train"))
                  if "ratio_avg" in row)
     assert noisy["ratio_avg"] != pytest.approx(1, abs=1e-3)
+
+
+def test_what_the_reference_said_of_clean_data_is_not_taken_for_noisy_ones(places):
+    """Noise puts completions into another order, and what is kept of them goes by their place."""
+    for option in ("data.reward_noise=0", "data.reward_noise=0.5", "data.reward_noise=0.3"):
+        first = next(row for row in rows_of(trained(places, "dpo", option)) if "rewards/margins" in row)
+        assert first["step"] == 1 and first["rewards/margins"] == pytest.approx(0, abs=1e-4), option
 
 
 def test_a_second_algorithm_finds_it_and_what_changes_it_does_not(places, fits):
@@ -137,6 +145,17 @@ def test_standardised_rewards_and_what_is_judged_anew_are_of_one_scale(places):
     expected = (np.array(sorted(plain["fit"]["targets"])) - sizes["reward_mean"]) / sizes["reward_std"]
     assert sorted(scaled["fit"]["targets"]) == pytest.approx(
         expected.clip(scaled["fit"]["low"], scaled["fit"]["high"]).tolist(), abs=1e-5)
+
+
+def test_answers_are_written_in_the_form_of_the_rows_that_they_answer(byte_tokenizer):
+    """Whatever the scenario's: V is kept under the data's form alone."""
+    words, form = ["task=hh", "method=a_lol", "scale=smoke"], "configs/chat/qlora_hh.jinja"
+
+    def template(*options):
+        return writing(load_config([*words, *options]), PromptValue(), None, byte_tokenizer, None).template
+
+    assert template(f"data.chat_template={form}", "evaluation.scenarios.replies.chat_template=plain").chat.form == form
+    assert template(f"evaluation.scenarios.replies.chat_template={form}").chat is None
 
 
 # ---- fitting ---------------------------------------------------------------------------------------------------------

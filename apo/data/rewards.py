@@ -44,23 +44,28 @@ NOISE_SEED = 0
 
 def with_noise(store: TokenStore, share: float) -> TokenStore:
     """The scores of a share of the segments that have one, drawn at random, dealt out anew among themselves: as many of
-    each value as before, so that only what they tell is lost.  Of completions the ranks follow, and they stand best
-    first again."""
+    each value as before, so that only what they tell is lost.  The completions of a prompt with such a score stand best
+    first again, ranked by their scores; those of the others stay in the order that the data have, people's perhaps."""
     random = stream(NOISE_SEED, "reward noise")
     (known,) = np.nonzero(~np.isnan(store.segment_scores_S))
     chosen = random.choice(known, round(share * len(known)), replace=False)
     scores_S = np.array(store.segment_scores_S)
     scores_S[chosen] = scores_S[random.permutation(chosen)]
     store = replace(store, segment_scores_S=scores_S)
-    return ranked_by_score(store) if store.of_completions else store
+    if not store.of_completions:
+        return store
+    chosen_D = np.searchsorted(store.document_segments_D1, chosen, side="right") - 1
+    return ranked_by_score(store, np.isin(store.document_groups_D, store.document_groups_D[chosen_D]))
 
 
-def ranked_by_score(store: TokenStore) -> TokenStore:
-    """The completions of every prompt in the order of their scores, and their ranks by these."""
-    scores_D, groups_D = store.document_scores_D, store.document_groups_D
-    ordered = store.in_order(np.lexsort((scores_D, groups_D)))
-    scores_D, ranks_D = ordered.document_scores_D, np.zeros(ordered.num_documents, np.int32)
+def ranked_by_score(store: TokenStore, which_D: np.ndarray) -> TokenStore:
+    """The completions of those prompts in the order of their scores, and their ranks by these; others as they are."""
+    places_D, groups_D = np.where(which_D, store.document_scores_D, store.document_ranks_D), store.document_groups_D
+    order_D = np.lexsort((places_D, groups_D))
+    ordered, places_D, which_D = store.in_order(order_D), places_D[order_D], which_D[order_D]
+    ranks_D = np.array(ordered.document_ranks_D)
     starts = np.flatnonzero(np.diff(ordered.document_groups_D, prepend=-1))
     for begin, end in zip(starts, [*starts[1:], ordered.num_documents]):
-        ranks_D[begin:end] = np.searchsorted(scores_D[begin:end], scores_D[begin:end])
+        if which_D[begin]:
+            ranks_D[begin:end] = np.searchsorted(places_D[begin:end], places_D[begin:end])
     return replace(ordered, document_ranks_D=ranks_D)

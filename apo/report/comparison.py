@@ -168,7 +168,7 @@ def options_apart(runs: list[Run]) -> list[str]:
     """
     flat = [dict(leaves(to_dict(run.trained or run.config))) for run in runs]
     differing = [key for key in dict.fromkeys(key for each in flat for key in each)
-                 if key not in NOT_IDENTITY and len({str(each.get(key)) for each in flat}) > 1]
+                 if not fairness.under(key, NOT_IDENTITY) and len({str(each.get(key)) for each in flat}) > 1]
     names = [key.rsplit(".", 1)[-1] for key in differing]
     told = [", ".join(f"{name}={each.get(key)}" for name, key in zip(names, differing)) for each in flat]
     few = 0 < len(differing) <= MOST_OPTIONS and len(set(told)) == len(runs)

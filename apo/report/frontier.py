@@ -194,5 +194,8 @@ def path_of(run: Run, scenario: str, kind: str) -> Path2D:
         raise EvaluationError(f"{run.directory} did not measure its distance from the start on {scenario} "
                               "(generation/.../kl_full) twice or more: it began with nothing, or was evaluated once. "
                               "Leave it out, or train it with evaluation.on_steps=[...] and evaluation.kl_from_start")
+    if rows[0]["step"] > 0:
+        raise EvaluationError(f"{run.directory} was first evaluated after step {rows[0]['step']}, so what it had at a "
+                              "smaller distance is not known. Leave it out, or train it with evaluation.at_start=true")
     return Path2D([row[f"generation/{scenario}/kl_full"] for row in rows],
                   [row[f"generation/{scenario}/{kind}"] for row in rows])

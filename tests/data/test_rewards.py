@@ -1,5 +1,7 @@
 """Standardised rewards: the same two numbers for training and held-out completions, and for every view."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -118,6 +120,20 @@ def test_noise_deals_rewards_out_anew_and_the_order_follows(tokenised):
     assert (noisy.document_scores_D[better] < noisy.document_scores_D[worse]).all()
     again = tokenised(rewards, reward_noise=0.4)[1]
     assert np.array_equal(again.segment_scores_S, noisy.segment_scores_S, equal_nan=True)
+
+
+def test_what_people_ordered_stays_so_where_no_reward_is_wrong(make_store):
+    """Pairs that people put in the order that the scorer would not: noise in few scores is noise in few preferences."""
+    pairs = 200
+    store = make_store([[([7, number], np.nan), ([side], float(1 - side + number / 1000))]
+                        for number in range(pairs) for side in (0, 1)])
+    store = replace(store, document_groups_D=np.repeat(np.arange(pairs, dtype=np.int32), 2),
+                    document_ranks_D=np.tile(np.array([0, 1], np.int32), pairs))
+    noisy = with_noise(store, 0.05)
+    swapped = sum(noisy.tokens_N[noisy.segment_starts_S1[1 + 4 * number]] == 1 for number in range(pairs))
+    assert 0 < swapped <= 0.05 * 2 * pairs
+    assert noisy.document_ranks_D.tolist() == store.document_ranks_D.tolist()
+    assert np.array_equal(with_noise(store, 0.0).tokens_N, store.tokens_N)
 
 
 def test_noise_in_the_scores_of_text(make_store, random_documents):

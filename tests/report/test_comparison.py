@@ -78,7 +78,7 @@ def test_seeds_without_a_partner_are_not_paired(make_run, make_evaluation):
 
 def test_runs_of_one_config_form_one_row_and_others_their_own(make_run, make_evaluation):
     def other(config):
-        config.training.learning_rate = 1e-3
+        config.training.learning_rate, config.logger.tensorboard, config.logger.wandb = 1e-3, True, True
     runs = [make_run("awr", 2), make_run("awr", 1), make_run("awr", 1, edit=other)]
     methods = group([(run, make_evaluation()) for run in runs])
     assert [method.seeds for method in methods] == [[1, 2], [1]]

@@ -63,6 +63,12 @@ def test_what_cannot_be_compared_is_said(moved, make_run):
     with pytest.raises(EvaluationError, match='scenario "answers": the runs have no one score or reward'):
         frontier.build([moved("dpo", 1, [(0, 0.5), (3, 0.2)])], "answers")
 
+    late = moved("dpo", 1, [(0, 0.5), (3, 0.2), (0.5, 0.4), (2, 0.3)])
+    rows = (late.directory / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (late.directory / "metrics.jsonl").write_text("".join(rows[1:]))
+    with pytest.raises(EvaluationError, match="first evaluated after step 10.*evaluation.at_start=true"):
+        frontier.build([late], "functions")
+
     def other(config):
         config.training.learning_rate = 1e-3
     runs = [moved("dpo", 1, [(0, 0.5), (3, 0.2)]), moved("kto", 1, [(0, 0.5), (3, 0.2)], edit=other)]
