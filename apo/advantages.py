@@ -11,6 +11,7 @@ from typing import Any, Callable
 import numpy as np
 
 from apo.objectives.base import Draw
+from apo.objectives.offline_weights import highest
 
 FILE = "advantages.json"
 PERCENTILES = (0, 10, 25, 50, 75, 90, 100)
@@ -68,9 +69,8 @@ class Advantages:
         """Share of the good completions with an advantage above 0 that are also among as many with the highest
         reward."""
         above_P = (self.advantages_P > 0) & self.good_P
-        ranked_P = np.where(self.good_P, self.rewards_P, -np.inf)
-        highest = np.argsort(-ranked_P, kind="stable")[:above_P.sum()]
-        return float(above_P[highest].mean()) if len(highest) else float("nan")
+        same = above_P[highest(self.rewards_P, self.good_P, int(above_P.sum()))]
+        return float(same.mean()) if len(same) else float("nan")
 
     def summary(self) -> dict[str, Any]:
         kinds = {"good": self.good_P, "bad": ~self.good_P}

@@ -5,7 +5,7 @@ The task's own completions, or, where it has only text, continuations that the p
 """
 
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,17 +17,19 @@ from apo.data.labelled import LabelledRows, labelled
 from apo.data.ranked import RankedRows, preferences, rankings
 from apo.data.scored import ScoredRows
 from apo.data.scored import completions as completions_of
-from apo.data.tokenizer import tokenizer_fingerprint
-from apo.errors import ConfigError, DataError
+from apo.data.tokenizer import single_id, tokenizer_fingerprint
+from apo.errors import DataError
 from apo.evaluation import Template, as_trained, of_completions
 from apo.models.reference import reference_of
-from apo.objectives.base import Known, Objective, PromptValue
+from apo.objectives.base import Known, NothingToDraw, Objective, PromptValue
 from apo.reference_logps import reference_logps, reference_token_logps, weights_digest
 from apo.reference_value import Writing, reference_value
 from apo.sampled import sampled_corpus
 from apo.schema import Config, GenerationConfig, ScenarioConfig
 from apo.training_arguments import resolve_precision
 
+READ_AT_ONCE = 4
+"""Times as many prompts as rows in training: without gradients they need far less memory."""
 VIEWS = {
     "preference": (RankedRows, lambda store, data: preferences(store, data.pairs_per_prompt)),
     "ranking": (RankedRows, lambda store, data: rankings(store, data.ranking_length)),
@@ -50,6 +52,9 @@ class Compared:
     """What stands in `advantages.json`, where the objective looks at what the reference is expected to earn."""
     steps: float = 1.0
     """Share of the run's steps that is made."""
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    """Of what is served, where that depends on numbers computed before training: on another machine they may differ in
+    the last digit, and a cursor would point into another list."""
 
 
 def compared(config: Config, objective: Objective, corpus, stores: tuple, policy, tokenizer, scorer, end_id: int,
@@ -120,6 +125,8 @@ def choose(config: Config, objective: Objective, found: Compared, corpus, policy
         found.advantages = advantages.summary() | {
             "examples": advantages.extremes(lambda document: train.text_of(document, tokenizer))}
     train.keep(draw.kept_P, draw.weights_P)
+    if fit is not None:
+        found.fingerprints["completions served"] = train.fingerprint()
     found.steps = draw.steps
     if found.heldout is not None:
         keep_alike(objective, found.heldout)
@@ -129,7 +136,7 @@ def keep_alike(objective: Objective, heldout: ScoredRows) -> None:
     """Of held-out completions, those that the objective would draw from, each once; all where it finds none of them
     worth anything."""
     values_P = np.full(heldout.num_items, np.nan) if heldout.values_D is None else heldout.values_D[heldout.documents_P]
-    with suppress(ConfigError):
+    with suppress(NothingToDraw):
         heldout.keep(objective.draw(Known(heldout.rewards_D[heldout.documents_P], values_P, heldout.good_P)).kept_P)
 
 
@@ -149,7 +156,11 @@ def writing(config: Config, value: PromptValue, policy, tokenizer, scorer) -> Wr
     # in the form of the rows that are asked about, whatever the scenario's: the one that V is kept under
     template = Template.of(replace(scenario, prefix="", chat_template=config.data.chat_template), config.evaluation,
                            tokenizer)
-    return Writing(generation, template, tokenizer, scorer, config.evaluation.batch_size)
+    banned = scenario.generation.banned_tokens
+    banned_ids = [single_id(tokenizer, token, "banned token")
+                  for token in (config.evaluation.banned_tokens if banned is None else banned)]
+    return Writing(generation, template, tokenizer, scorer, config.evaluation.batch_size, banned_ids,
+                   READ_AT_ONCE * config.training.per_device_train_batch_size)
 
 
 def completions(config: Config, corpus, stores: tuple, policy, tokenizer, scorer, cache: Cache) -> tuple:

@@ -211,6 +211,7 @@ def build(config: Config, scorers: dict[str, Scorer], model: ModelConfig) -> Par
         found = compared(config, objective, corpus, (train_store, heldout_store), policy, tokenizer, scorer,
                          view.eos_id, cache)
         source, sizes, advantages, share = found.train, found.sizes, found.advantages, found.steps
+        fingerprints |= found.fingerprints
         if found.heldout is not None:
             beside.append(HeldoutItems(config.evaluation, objective, found.heldout, precision=found.precision,
                                        steps_per_epoch=source.steps_per_epoch,
@@ -218,7 +219,7 @@ def build(config: Config, scorers: dict[str, Scorer], model: ModelConfig) -> Par
     sizes = corpus.describe() | sizes
     steps = training_steps(config, sizes.get("tokens_per_epoch"), sizes.get("tokens_per_step"))
     if config.training.num_train_epochs is None:        # an epoch of what is kept is shorter by itself
-        steps = max(int(steps * share), 1)
+        steps = max(int(steps * share + 1e-9), 1)
     sizes |= {"parameters": policy.num_parameters, "steps": steps}
     heldout = make_heldout(config, heldout_store, tokenizer, view.eos_id)
     judges = Judges.of(config, corpus, scorers)

@@ -84,15 +84,16 @@ def reference_token_logps(policy: "Policy", rows: "ScoredRows", key: dict, cache
         logps_N = np.full(rows.store.num_tokens, np.nan, np.float32)
 
         def ask(batch: "CompletionBatch", documents_RN: np.ndarray) -> None:
-            if not policy.takes_masks:
-                batch, documents_RN = batch.unshared(), documents_RN.reshape(-1, 1)
+            # A row each, as training has them: in bf16 a shared prompt is rounded otherwise, and the ratio of the first
+            # step would not be 1.
+            batch, documents_RN = batch.unshared(), documents_RN.reshape(-1, 1)
             logps_RT = policy.completion_tokens(batch).logps_BT.cpu().numpy()
             rows.token_logps(batch.to("cpu"), documents_RN, logps_RT, into_N=logps_N)
 
         _each(policy, rows, precision, batch_size, ask)
         np.save(folder / FILE, _numbers(logps_N, rows.asked_N()))
 
-    key = {**_key(policy, rows, key, precision), "each": "token"}
+    key = {**_key(policy, rows, key, precision), "each": "token, a row each"}
     return np.load(cache.get("reference", key, build) / FILE)
 
 

@@ -12,6 +12,7 @@ seed.  A changed adapter, reward or prompt is another V; a second algorithm find
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
@@ -39,8 +40,14 @@ if TYPE_CHECKING:
 FORMAT = 1
 VALUES, FIT, ANSWERS, HEAD = "values.npy", "fit.json", "answers.jsonl", "head.safetensors"
 FOLDS = 5
-AT_ONCE = 64
-"""Prompts read at once."""
+CHECKED = 64
+"""Completions by which it is seen whether data and scorer are of one scale."""
+HEADS_AT_ONCE = 64
+"""Prompts whose states a head reads at once."""
+
+
+class NoRoom(DataError):
+    """No prompt can be answered in the model's context."""
 
 
 @dataclass
@@ -53,6 +60,10 @@ class Writing:
     scorer: Any
     """`apo.scorers.base.Scorer`; None where the data bring their rewards and nothing judges new text."""
     batch_size: int
+    banned_ids: list[int]
+    """Tokens that are never written."""
+    read_at_once: int
+    """Prompts that the policy reads at once."""
 
 
 def reference_value(options: PromptValue, policy: "Policy", rows: "tuple[ScoredRows, ScoredRows | None]", corpus: Any,
@@ -75,7 +86,7 @@ def reference_value(options: PromptValue, policy: "Policy", rows: "tuple[ScoredR
     def build(folder: Path) -> None:
         _build(folder, options, policy, train, heldout, corpus, writing, scale, seed)
 
-    folder = cache.get("value", {**key, **_key(options, train, heldout, writing, seed)}, build)
+    folder = cache.get("value", {**key, **_key(options, train, heldout, writing, seed, policy.device.type)}, build)
     values = np.load(folder / VALUES)
     train.values_D = _by_document(train, values[:len(_prompts(train))])
     if heldout is not None:
@@ -83,15 +94,16 @@ def reference_value(options: PromptValue, policy: "Policy", rows: "tuple[ScoredR
     return json.loads((folder / FIT).read_text(encoding="utf-8"))
 
 
-def _key(options: PromptValue, train, heldout, writing: Writing, seed: int) -> dict[str, Any]:
+def _key(options: PromptValue, train, heldout, writing: Writing, seed: int, device: str) -> dict[str, Any]:
     seen = hashlib.sha256()
     for rows in (train, heldout):
         if rows is not None:
             seen.update(rows.documents_P.tobytes() + rows.rewards_D[rows.documents_P].tobytes())
-    own = {"format": FORMAT, "rewards": seen.hexdigest(), "seed": seed, "max_length": train.max_length,
-           "end": train.end_id, **asdict(options)}
+    own = {"format": FORMAT, "device": device, "rewards": seen.hexdigest(), "seed": seed,
+           "max_length": train.max_length, "end": train.end_id, **asdict(options)}
     if options.targets == "generations":
-        own |= {"scorer": writing.scorer.fingerprint(), "generation": asdict(writing.generation)}
+        own |= {"scorer": writing.scorer.fingerprint(), "generation": asdict(writing.generation),
+                "banned": writing.banned_ids}
     return own
 
 
@@ -136,18 +148,19 @@ def _build(folder: Path, options: PromptValue, policy, train, heldout, corpus, w
     asked, answers = _asked(options, policy, train, "train", corpus, writing, scale, options.prompts, seed)
     if answers and writing.template.chat is None:
         _warn_of_another_scale(train, writing, scale, high - low, seed)
-    examples = Examples(_states(policy, train, asked), _targets(train, asked, answers, low, high))
+    examples = Examples(_states(policy, train, asked, writing.read_at_once), _targets(train, asked, answers, low, high))
     say(f"fitting V of the reference on {len(examples)} prompts")
     fit = Fit(options, policy, low, high, seed)
     report = fit.choose(examples)
     head = fit.trained(examples, report["epochs"], "all")
     if heldout is not None:
-        some, others = _asked(options, policy, heldout, "heldout", corpus, writing, scale,
-                              max(options.prompts // 4, 1), seed)
-        report |= _errors_beside(fit, head, examples,
-                                 Examples(_states(policy, heldout, some), _targets(heldout, some, others, low, high)))
-        answers = answers + others
-    values = [_values(policy, head, rows) for rows in (train, heldout) if rows is not None]
+        with suppress(NoRoom):
+            some, others = _asked(options, policy, heldout, "heldout", corpus, writing, scale,
+                                  max(options.prompts // 4, 1), seed)
+            states = _states(policy, heldout, some, writing.read_at_once)
+            report |= _errors_beside(fit, head, examples, Examples(states, _targets(heldout, some, others, low, high)))
+            answers = answers + others
+    values = [_values(policy, head, rows, writing.read_at_once) for rows in (train, heldout) if rows is not None]
     np.save(folder / VALUES, np.concatenate(values))
     from safetensors.torch import save_file
     save_file({name: tensor.cpu().contiguous() for name, tensor in head.state_dict().items()}, folder / HEAD)
@@ -169,13 +182,14 @@ def _asked(options: PromptValue, policy, rows, split: str, corpus, writing: Writ
     ids = {int(document): rows.prompt_ids(int(document)) for document in documents}
     fits = [document for document in documents if len(ids[int(document)]) + generation.max_new_tokens <= room]
     if not fits:
-        raise DataError(f"no prompt leaves room for an answer of {generation.max_new_tokens} tokens in the model's "
+        raise NoRoom(f"no prompt leaves room for an answer of {generation.max_new_tokens} tokens in the model's "
                         f"context of {room}")
     documents = np.array(fits[:count])
     repeated = [ids[int(document)] for document in documents for _ in range(options.generations)]
     with progress(f"answers of the reference to {len(documents)} prompts", len(repeated)) as bar:
         written = generate(policy.model, repeated, generation, tokenizer=writing.tokenizer,
-                           seed=stream_seed(seed, f"value/{split}"), batch_size=writing.batch_size, progress=bar)
+                           seed=stream_seed(seed, f"value/{split}"), banned_token_ids=writing.banned_ids,
+                           batch_size=writing.batch_size, progress=bar)
     texts = _texts(corpus, split, rows.store.document_groups_D[documents])
     pairs = [[texts[i // options.generations], ""] for i in range(len(written))]
     for pair, continuation in zip(pairs, written):
@@ -188,7 +202,7 @@ def _asked(options: PromptValue, policy, rows, split: str, corpus, writing: Writ
 
 def _warn_of_another_scale(rows, writing: Writing, scale, width: float, seed: int) -> None:
     """R may come with the data, and V from the scorer: on some completions of the data both are known."""
-    documents = np.sort(stream(seed, "value/scale").permutation(rows.documents_P)[:AT_ONCE])
+    documents = np.sort(stream(seed, "value/scale").permutation(rows.documents_P)[:CHECKED])
     texts = [list(rows.text_of(int(document), writing.tokenizer)) for document in documents]
     by_scorer = scale(np.array([-score for _, score in completion_scores(writing.scorer, texts)]))
     shift = float((by_scorer - rows.rewards_D[documents]).mean())
@@ -219,11 +233,11 @@ def _targets(rows, documents: np.ndarray, answers: list[dict[str, Any]], low: fl
 
 
 @torch.no_grad()
-def _states(policy, rows, documents: np.ndarray) -> list[torch.Tensor]:
+def _states(policy, rows, documents: np.ndarray, at_once: int) -> list[torch.Tensor]:
     found = []
     with evaluating(policy):
-        for start in range(0, len(documents), AT_ONCE):
-            ids = [rows.prompt_ids(int(document)) for document in documents[start:start + AT_ONCE]]
+        for start in range(0, len(documents), at_once):
+            ids = [rows.prompt_ids(int(document)) for document in documents[start:start + at_once]]
             hidden_BTD = policy.hidden(_padded(ids).to(policy.device)).cpu()
             found += [hidden[:len(each)].clone() for hidden, each in zip(hidden_BTD, ids)]
     return found
@@ -238,13 +252,13 @@ def _padded(ids: list[list[int]]) -> Batch:
 
 
 @torch.no_grad()
-def _values(policy, head: PromptValueHead, rows) -> np.ndarray:
+def _values(policy, head: PromptValueHead, rows, at_once: int) -> np.ndarray:
     """Of every prompt, in the order of `_prompts`."""
     documents, found = _prompts(rows), []
     with progress("V of every prompt", len(documents)) as bar:
-        for start in range(0, len(documents), AT_ONCE):
-            some = documents[start:start + AT_ONCE]
-            found.append(head(*_together(_states(policy, rows, some), policy.device)).cpu().numpy())
+        for start in range(0, len(documents), at_once):
+            some = documents[start:start + at_once]
+            found.append(head(*_together(_states(policy, rows, some, at_once), policy.device)).cpu().numpy())
             bar.advance(len(some))
     return np.concatenate(found)
 
@@ -328,8 +342,8 @@ class Fit:
     def error(self, head: PromptValueHead, examples: Examples) -> tuple[float, np.ndarray]:
         """(mean squared error against single rewards, [N] of what it says)."""
         head.eval()
-        values_N = torch.cat([head(*_together(examples.hidden[start:start + AT_ONCE], self.device)).cpu()
-                              for start in range(0, len(examples), AT_ONCE)])
+        values_N = torch.cat([head(*_together(examples.hidden[start:start + HEADS_AT_ONCE], self.device)).cpu()
+                              for start in range(0, len(examples), HEADS_AT_ONCE)])
         return float(((values_N[:, None] - examples.targets) ** 2).mean()), values_N.numpy()
 
 

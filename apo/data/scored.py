@@ -5,6 +5,7 @@ reward behind its prompt stand in the batch; and which completions are served, e
 depend on both (`Objective.draw`).
 """
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,11 @@ class ScoredRows(RankedRows):
             if document != ABSENT:
                 asked_N[slice(*self._completion(document))] = True
         return asked_N
+
+    def fingerprint(self) -> str:
+        """sha256 of which items are served, and how often."""
+        weights = b"" if self.weights_P is None else self.weights_P.astype(np.float32).tobytes()
+        return hashlib.sha256(self.documents_P.tobytes() + weights).hexdigest()
 
     def prompt_ids(self, document: int) -> list[int]:
         """As they stand in front of the completion, the end of text before them among them."""

@@ -14,6 +14,7 @@ over processes, changes nothing when rows hold different numbers of scored token
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from apo.errors import ConfigError
 from apo.metrics.running import Stat
 from apo.registry import Registry
 
@@ -59,6 +60,10 @@ class Needs:
     """The reference itself, as `Objective.reference`: a copy of the policy in memory."""
     prompt_value: PromptValue | None = None
     """V of the reference behind each prompt."""
+
+
+class NothingToDraw(ConfigError):
+    """An objective finds no completion worth training on."""
 
 
 @dataclass

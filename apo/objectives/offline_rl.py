@@ -27,11 +27,12 @@ import numpy as np
 from apo.errors import ConfigError
 from apo.lazy import torch
 from apo.metrics import running
-from apo.objectives.base import Draw, Known, Loss, Needs, Objective, PromptValue, objectives
+from apo.objectives.base import Draw, Known, Loss, Needs, NothingToDraw, Objective, PromptValue, objectives
 from apo.objectives.offline_weights import (
     LARGEST,
     drawn,
     gold_weights,
+    highest,
     kl_terms,
     ratio_weights,
     sequence_ratio,
@@ -174,7 +175,8 @@ class Weighted(Scaled):
         number_P = self.number(known.rewards_P, known.values_P)
         kept_P, weights_P = drawn(self.sampling, number_P, known.good_P)
         if not kept_P.any():
-            raise ConfigError(f"sampling: {self.sampling} leaves no completion to train on: none has a weight above 0")
+            raise NothingToDraw(f"sampling: {self.sampling} leaves no completion to train on: none has a weight above "
+                                "0")
         return Draw(kept_P, weights_P, np.sign(number_P) * np.abs(number_P) ** self.weight_exponent)
 
     def batch_weights(self, batch):
@@ -408,8 +410,7 @@ class RewardThreshold(WithValue):
         """Raises ConfigError where nothing is left."""
         count = int(((known.rewards_P > known.values_P) & known.good_P).sum())
         if not count:
-            raise ConfigError("value_head: no good completion has an advantage above 0, so nothing is left")
-        ranked_P = np.where(known.good_P, known.rewards_P, -np.inf)
+            raise NothingToDraw("value_head: no good completion has an advantage above 0, so nothing is left")
         kept_P = np.zeros_like(known.good_P)
-        kept_P[np.argsort(-ranked_P, kind="stable")[:count]] = True
+        kept_P[highest(known.rewards_P, known.good_P, count)] = True
         return Draw(kept_P, steps=self.share_of_steps(kept_P, known.good_P))

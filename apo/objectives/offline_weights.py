@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from apo.lazy import torch
+from apo.seeds import stream
 
 LARGEST = 80.0
 """Log of the largest ratio where nothing clips: e^80 is finite in fp32."""
@@ -73,6 +74,13 @@ def unit_rewards(raw_P, train_P):
     if low == high:
         low, high = train_P.min(), train_P.max()
     return np.clip((raw_P - low) / (high - low), 0, 1) if high > low else np.full_like(raw_P, 0.5)
+
+
+def highest(rewards_P, good_P, count: int):
+    """Numbers of the `count` good completions with the highest rewards; of equal ones, by lot and not by place: files
+    may be sorted by something else.  numpy."""
+    lot_P = stream(0, "ties").permutation(len(rewards_P))
+    return np.lexsort((lot_P, -np.where(good_P, rewards_P, -np.inf)))[:count]
 
 
 def drawn(sampling: str, weights_P, good_P) -> tuple[Any, Any]:
