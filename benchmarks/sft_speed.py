@@ -4,13 +4,13 @@
     python benchmarks/sft_speed.py [--documents 4000] [--repetitions 3] [--precision bf16] [--threads N]
 
 A fresh Llama of 3.5 M weights; documents of 120 random words on average, of unlike lengths, at most 256 tokens with
-their end, so that none is cut and a token counts once on every side.  Steps of 8 rows of at most 256 tokens, fused AdamW,
-gradients clipped, logging every 100 steps.  TRL gets tokens, not text, and runs in three ways: `wrapped` (documents cut
-into rows of 256, as ours are), `bfd` (whole documents packed, each attending to itself) and `unpacked` (a document a
-row, padded to the longest); the ratio is over its best.  Ours is the Trainer as `train.py` runs it, on packed rows.  Plain
-is forward, `F.cross_entropy`, backward, clip, step, on the rows of ours.  All have the allocator's setting of
-`apo/host.py`.  Each side runs in a process of its own, rounds alternate, the figure is the ratio of medians; the first
-steps are not timed.
+their end, so that none is cut and a token counts once on every side.  Steps of 8 rows of at most 256 tokens, fused
+AdamW, gradients clipped, logging every 100 steps.  TRL gets tokens, not text, and runs in three ways: `wrapped`
+(documents cut into rows of 256, as ours are), `bfd` (whole documents packed, each attending to itself) and `unpacked`
+(a document a row, padded to the longest); the ratio is over its best.  Ours is the Trainer as `train.py` runs it, on
+packed rows.  Plain is forward, `F.cross_entropy`, backward, clip, step, on the rows of ours.  All have the
+allocator's setting of `apo/host.py`.  Each side runs in a process of its own, rounds alternate, the figure is the
+ratio of medians; the first steps are not timed.
 """
 
 import argparse
@@ -133,8 +133,8 @@ def of_trl(documents, precision: str, packing: str | None) -> tuple[float, float
     return tokens / seconds, result.training_loss
 
 
-SIDES = {"ours": ours, "plain": plain, "wrapped": partial(of_trl, packing="wrapped"), "bfd": partial(of_trl, packing="bfd"),
-         "unpacked": partial(of_trl, packing=None)}
+SIDES = {"ours": ours, "plain": plain, "wrapped": partial(of_trl, packing="wrapped"),
+         "bfd": partial(of_trl, packing="bfd"), "unpacked": partial(of_trl, packing=None)}
 
 
 def main() -> None:
