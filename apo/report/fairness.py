@@ -27,7 +27,8 @@ UNSEEN = tuple(key for key in NOT_IDENTITY if key not in ("task", "seed")) + (
 UNKNOWN = ("training", "model", "objective")
 """What nobody can know about a model that was not trained here; beside one, the runs are compared in the rest."""
 TOKENS_MAY_DIFFER_BY = 0.01
-"""Relative: the last packed row of a budget given in steps or epochs may be one more or less."""
+"""Relative: the last packed row of a budget given in steps or epochs may be one more or less, and rows of unlike length
+fill a budget in tokens to within a step."""
 
 
 @dataclass
@@ -121,8 +122,9 @@ def in_words(value: Any) -> str:
 
 def same(factor: Factor) -> bool:
     values = list(dict.fromkeys(factor.values.values()))
-    if factor.key == "tokens_trained" and all(value.isdigit() for value in values):
-        low, high = min(map(int, values)), max(map(int, values))
+    each = [part for value in values for part in value.split(" / ")]
+    if factor.key == "tokens_trained" and all(value.isdigit() for value in each):
+        low, high = min(map(int, each)), max(map(int, each))
         return high - low <= TOKENS_MAY_DIFFER_BY * high
     return len(values) == 1 and (factor.key == "seed" or " / " not in values[0])
 
