@@ -182,7 +182,8 @@ def test_the_reference_is_kept_under_all_that_decides_it(tmp_path, tiny_llama, m
             return self.asked
 
     made = []
-    monkeypatch.setattr(reference, "_each", lambda *_: made.append(1) or np.zeros((1, 2)))
+    monkeypatch.setattr(reference, "_each", lambda *_: made.append(1))
+    monkeypatch.setattr(reference, "_numbers", lambda logps, present: logps)
 
     def ask(policy, rows, precision="fp32", corpus="a"):
         before = len(made)

@@ -114,12 +114,12 @@ def test_many_at_once_say_the_same(judge_server, make_judge):
             busy -= 1
         return "A" if len(first) > len(second) else "B"
     pairs = [Pair(f"p{n % 7}", "a" * (n % 5 + 1), "b" * (n % 3 + 1)) for n in range(20)]
-    mishaps = [500, (429, {"Retry-After": "0"}, b""), "drop"]
+    mishaps = [(429, {"Retry-After": "0"}, b""), "drop"]       # as many as one unlucky request may meet
     one = make_judge(judge_server(slowly), concurrency=1).compare(pairs)
     assert most == 1
     server = judge_server(slowly, mishaps)
     many = make_judge(server, concurrency=8).compare(pairs)
-    assert 1 < most <= 8 and len(server.pauses) == 3
+    assert 1 < most <= 8 and len(server.pauses) == 2
     assert [each.value("helpful") for each in many] == [each.value("helpful") for each in one]
     assert tally(many, "helpful") == tally(one, "helpful") and usage(many) == usage(one)
 
