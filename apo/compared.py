@@ -17,9 +17,9 @@ from apo.data.labelled import LabelledRows, labelled
 from apo.data.ranked import RankedRows, preferences, rankings
 from apo.data.scored import ScoredRows
 from apo.data.scored import completions as completions_of
-from apo.data.tokenizer import single_id, tokenizer_fingerprint
+from apo.data.tokenizer import tokenizer_fingerprint
 from apo.errors import DataError
-from apo.evaluation import Template, as_trained, of_completions
+from apo.evaluation import Template, as_trained, banned_ids, of_completions
 from apo.models.reference import reference_of
 from apo.objectives.base import Known, NothingToDraw, Objective, PromptValue
 from apo.reference_logps import reference_logps, reference_token_logps, weights_digest
@@ -156,10 +156,8 @@ def writing(config: Config, value: PromptValue, policy, tokenizer, scorer) -> Wr
     # in the form of the rows that are asked about, whatever the scenario's: the one that V is kept under
     template = Template.of(replace(scenario, prefix="", chat_template=config.data.chat_template), config.evaluation,
                            tokenizer)
-    banned = scenario.generation.banned_tokens
-    banned_ids = [single_id(tokenizer, token, "banned token")
-                  for token in (config.evaluation.banned_tokens if banned is None else banned)]
-    return Writing(generation, template, tokenizer, scorer, config.evaluation.batch_size, banned_ids,
+    return Writing(generation, template, tokenizer, scorer, config.evaluation.batch_size,
+                   banned_ids(scenario, config.evaluation, tokenizer, "banned token"),
                    READ_AT_ONCE * config.training.per_device_train_batch_size)
 
 

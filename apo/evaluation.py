@@ -82,6 +82,8 @@ class Judges:
 
 
 HELDOUT = "evaluation.heldout_scorers."
+ANSWERED = {"chosen", "prefix"}
+"""What a row of hh-rlhf, or of PRO, has."""
 
 
 def scorers_of(config: Config) -> dict[str, Scorer]:
@@ -119,14 +121,12 @@ def run_scenario(name: str, scenario: ScenarioConfig, *, policy: "Policy", token
     if scenario.prompts in prompts and too_long(chosen, template, scenario, policy):
         chosen = choose(fitting(name, prompts[scenario.prompts], template, scenario, policy), scenario.num_samples,
                         seed, name)
-    banned = scenario.generation.banned_tokens
-    banned_ids = [single_id(tokenizer, token, f"banned token of scenario {name},")
-                  for token in (evaluation.banned_tokens if banned is None else banned)]
+    banned = banned_ids(scenario, evaluation, tokenizer, f"banned token of scenario {name},")
     began, prompt_ids = time.perf_counter(), [template.ids(prompt) for prompt in chosen]
     try:
         continuations = generate(policy.model, prompt_ids, scenario.generation,
                                  tokenizer=tokenizer, seed=stream_seed(seed, f"generation/{name}"),
-                                 banned_token_ids=banned_ids, batch_size=evaluation.batch_size, progress=progress)
+                                 banned_token_ids=banned, batch_size=evaluation.batch_size, progress=progress)
     except EvaluationError as error:
         raise EvaluationError(f"scenario {name}: {error}") from None
     seconds = time.perf_counter() - began
@@ -148,6 +148,12 @@ def run_scenario(name: str, scenario: ScenarioConfig, *, policy: "Policy", token
         numbers |= kl_from_start(policy, start, prompt_ids, continuations, evaluation.batch_size)
     return ScenarioResult(samples, {f"generation/{name}/{key}": number for key, number in numbers.items()},
                           {f"generation/{name}/samples_per_second": len(samples) / seconds})
+
+
+def banned_ids(scenario: ScenarioConfig, evaluation: EvaluationConfig, tokenizer, what: str) -> list[int]:
+    """Tokens that are never written: the scenario's own, else the method's.  `what`: what an error calls one."""
+    own = scenario.generation.banned_tokens
+    return [single_id(tokenizer, token, what) for token in (evaluation.banned_tokens if own is None else own)]
 
 
 def as_trained(scenario: ScenarioConfig, config: Config) -> ScenarioConfig:
@@ -198,27 +204,6 @@ def read_prompts(path: Path) -> list[str]:
     return found
 
 
-def too_long(prompts: list[str], template: "Template", scenario: ScenarioConfig, policy: "Policy") -> list[str]:
-    """Those that leave no room in the model's context for what is to be written."""
-    limit = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
-    if limit is None:
-        return []
-    return [prompt for prompt in prompts if len(template.ids(prompt)) + scenario.generation.max_new_tokens > limit]
-
-
-def fitting(name: str, prompts: list[str], template: "Template", scenario: ScenarioConfig,
-            policy: "Policy") -> list[str]:
-    """A set made from data may hold prompts that are too long to be answered, as training rows may be too long to be
-    trained on: they are left out, and said.  In a file of prompts each is meant, and one that does not fit an error."""
-    left_out = set(too_long(prompts, template, scenario, policy))
-    found = [prompt for prompt in prompts if prompt not in left_out]
-    if not found:
-        return prompts
-    warn(f"scenario {name}: {len(left_out)} of {len(prompts)} prompts leave no room for "
-         f"{scenario.generation.max_new_tokens} tokens in the model's context; left out")
-    return found
-
-
 def prompt_in(row: dict) -> str:
     """Raises BadRow."""
     prompt = row.get("prompt")
@@ -235,6 +220,27 @@ def prompt_in(row: dict) -> str:
     return str(text)
 
 
+def too_long(prompts: list[str], template: "Template", scenario: ScenarioConfig, policy: "Policy") -> list[str]:
+    """Those that leave no room in the model's context for what is to be written."""
+    if policy.context is None:
+        return []
+    room = policy.context - scenario.generation.max_new_tokens
+    return [prompt for prompt in prompts if len(template.ids(prompt)) > room]
+
+
+def fitting(name: str, prompts: list[str], template: "Template", scenario: ScenarioConfig,
+            policy: "Policy") -> list[str]:
+    """A set made from data may hold prompts that are too long to be answered, as training rows may be too long to be
+    trained on: they are left out, and said.  In a file of prompts each is meant, and one that does not fit an error."""
+    left_out = set(too_long(prompts, template, scenario, policy))
+    found = [prompt for prompt in prompts if prompt not in left_out]
+    if not found:
+        return prompts
+    warn(f"scenario {name}: {len(left_out)} of {len(prompts)} prompts leave no room for "
+         f"{scenario.generation.max_new_tokens} tokens in the model's context; left out")
+    return found
+
+
 def choose(prompts: list[str], num_samples: int | None, seed: int, name: str) -> list[str]:
     """Exactly `num_samples` prompts: all of them once, in an order fixed by seed and scenario, then all of them again
     in another, so that no prompt comes up twice before every other has once.  None: all of them once."""
@@ -245,10 +251,6 @@ def choose(prompts: list[str], num_samples: int | None, seed: int, name: str) ->
         chosen += [prompts[i] for i in order[:num_samples - len(chosen)]]
         cycle += 1
     return chosen
-
-
-ANSWERED = {"chosen", "prefix"}
-"""What a row of hh-rlhf, or of PRO, has."""
 
 
 @dataclass

@@ -112,7 +112,8 @@ def _train_into(run: RunDirectory, config: Config, scorers: dict[str, Scorer], w
     _refuse(run.path, differences(manifest.get("fingerprints") or parts.fingerprints, parts.fingerprints))
     write_json(run.manifest_file, manifest | {"fingerprints": parts.fingerprints, "sizes": parts.sizes})
     if parts.advantages is not None:
-        write_json(run.advantages_file, parts.advantages)
+        from apo.advantages import FILE
+        write_json(run.path / FILE, parts.advantages)
     loggers = make_loggers(config, run)
     try:
         with progress(f"training {config.task} {config.method}", parts.steps) as bar:

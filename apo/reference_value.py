@@ -12,8 +12,9 @@ seed.  A changed adapter, reward or prompt is another V; a second algorithm find
 
 import hashlib
 import json
+import math
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -177,13 +178,12 @@ def _asked(options: PromptValue, policy, rows, split: str, corpus, writing: Writ
     documents = stream(seed, f"value/{split}").permutation(_prompts(rows))
     if options.targets == "data":
         return documents[:count], []
-    room = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
-    generation = replace(writing.generation, max_new_tokens=min(writing.generation.max_new_tokens, room // 2))
+    generation, room = writing.generation, policy.context or math.inf
     ids = {int(document): rows.prompt_ids(int(document)) for document in documents}
     fits = [document for document in documents if len(ids[int(document)]) + generation.max_new_tokens <= room]
     if not fits:
         raise NoRoom(f"no prompt leaves room for an answer of {generation.max_new_tokens} tokens in the model's "
-                        f"context of {room}")
+                     f"context of {room}")
     documents = np.array(fits[:count])
     repeated = [ids[int(document)] for document in documents for _ in range(options.generations)]
     with progress(f"answers of the reference to {len(documents)} prompts", len(repeated)) as bar:

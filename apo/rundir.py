@@ -51,7 +51,6 @@ class RunDirectory:
         self.manifest_file = self.path / "manifest.json"
         self.status_file = self.path / "status.json"
         self.metrics_file = self.path / "metrics.jsonl"
-        self.advantages_file = self.path / "advantages.json"
         self.timings_file = self.path / "timings.jsonl"
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"

@@ -14,12 +14,9 @@ over the run stands beside: they do the same work.  Peak memory is each side's o
 import argparse
 import json
 import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -28,7 +25,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import torch
-from timed import seconds_of
+from timed import in_turns, report_side, seconds_of, trained_by_trl
 
 BATCH, BETA, LEARNING_RATE, WORDS, WARM_UP = 8, 0.1, 1e-5, 2000, 2
 PROMPT, ANSWER = 163, 61
@@ -97,7 +94,7 @@ def store_of(pairs):
 def of_trl(pairs, precision: str) -> tuple[float, float]:
     from datasets import Dataset
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, TrainerCallback
+    from transformers import PreTrainedTokenizerFast
     from transformers.utils import logging
     from trl import DPOConfig, DPOTrainer
     logging.set_verbosity_error()
@@ -112,23 +109,13 @@ def of_trl(pairs, precision: str) -> tuple[float, float]:
 
     data = Dataset.from_list([{"prompt": "<eos> " + text(prompt), "chosen": " " + text(chosen),
                                "rejected": " " + text(rejected)} for prompt, chosen, rejected in pairs])
-    clock: dict[str, float] = {}
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, args, state, control, **unused):
-            if state.global_step == WARM_UP:
-                clock["start"] = time.perf_counter()
-
     with tempfile.TemporaryDirectory() as folder:
         config = DPOConfig(output_dir=folder, use_cpu=not torch.cuda.is_available(), bf16=precision == "bf16",
                            per_device_train_batch_size=BATCH, num_train_epochs=1, learning_rate=LEARNING_RATE,
                            warmup_steps=0, logging_steps=100, save_strategy="no", report_to=[], disable_tqdm=True,
                            precompute_ref_log_probs=True, gradient_checkpointing=False, max_length=1024, beta=BETA)
-        trainer = DPOTrainer(model=make_model(), args=config, train_dataset=data, processing_class=tokenizer,
-                             callbacks=[Clock()])
-        result = trainer.train()
-        seconds = time.perf_counter() - clock["start"]
-    return seconds, result.training_loss
+        trainer = DPOTrainer(model=make_model(), args=config, train_dataset=data, processing_class=tokenizer)
+        return trained_by_trl(trainer, WARM_UP)
 
 
 SIDES = {"ours": ours, "trl": of_trl}
@@ -147,16 +134,11 @@ def main() -> None:
     pairs = make_pairs(options.pairs)
     if options.side:
         seconds, loss = SIDES[options.side](pairs, options.precision)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": seconds, "loss": loss, "peak_mb": peak}))
+        report_side(seconds=seconds, loss=loss)
         return
-    found = {side: [] for side in SIDES}
-    for _ in range(options.repetitions):
-        for side in SIDES:
-            command = [sys.executable, __file__, "--side", side, "--pairs", str(options.pairs), "--precision",
-                       options.precision, *(["--threads", str(options.threads)] if options.threads else [])]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found[side].append(json.loads(done.stdout.strip().splitlines()[-1]))
+    found = in_turns(__file__, SIDES, options.repetitions,
+                     ["--pairs", str(options.pairs), "--precision", options.precision,
+                      *(["--threads", str(options.threads)] if options.threads else [])])
     timed = options.pairs - WARM_UP * BATCH
     rates = {side: timed / statistics.median(run["seconds"] for run in runs) for side, runs in found.items()}
     for side, runs in found.items():

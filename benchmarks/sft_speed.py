@@ -16,9 +16,7 @@ ratio of medians; the first steps are not timed.
 import argparse
 import json
 import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,7 +30,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 from dpo_speed import WORDS, make_model
-from timed import seconds_of
+from timed import in_turns, report_side, seconds_of, trained_by_trl
 from torch.nn import functional as F
 
 from apo.host import reuse_freed_memory
@@ -103,20 +101,13 @@ def plain(documents, precision: str) -> tuple[float, float]:
 def of_trl(documents, precision: str, packing: str | None) -> tuple[float, float]:
     from datasets import Dataset
     from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast, TrainerCallback
+    from transformers import PreTrainedTokenizerFast
     from transformers.utils import logging
     from trl import SFTConfig, SFTTrainer
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     words = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<pad>"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")
-    clock: dict[str, float] = {}
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, args, state, control, **unused):
-            if state.global_step == WARM_UP:
-                clock["start"] = time.perf_counter()
-
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(output_dir=folder, use_cpu=not torch.cuda.is_available(), bf16=precision == "bf16",
                            per_device_train_batch_size=ROWS, num_train_epochs=1, learning_rate=LEARNING_RATE,
@@ -124,13 +115,12 @@ def of_trl(documents, precision: str, packing: str | None) -> tuple[float, float
                            gradient_checkpointing=False, max_length=BLOCK, packing=packing is not None,
                            **({"packing_strategy": packing} if packing else {}))
         trainer = SFTTrainer(model=make_model(), args=config, train_dataset=Dataset.from_dict({"input_ids": documents}),
-                             processing_class=tokenizer, callbacks=[Clock()])
+                             processing_class=tokenizer)
         steps = len(trainer.get_train_dataloader())
-        result = trainer.train()
-        seconds = time.perf_counter() - clock["start"]
+        seconds, loss = trained_by_trl(trainer, WARM_UP)
     # of the steps that were timed, about: rows are of unlike lengths where they are not packed
     tokens = sum(map(len, documents)) * (steps - WARM_UP) / steps
-    return tokens / seconds, result.training_loss
+    return tokens / seconds, loss
 
 
 SIDES = {"ours": ours, "plain": plain, "wrapped": partial(of_trl, packing="wrapped"),
@@ -150,16 +140,11 @@ def main() -> None:
     if options.side:
         reuse_freed_memory()
         rate, loss = SIDES[options.side](make_documents(options.documents), options.precision)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"rate": rate, "loss": loss, "peak_mb": peak}))
+        report_side(rate=rate, loss=loss)
         return
-    found = {side: [] for side in SIDES}
-    for _ in range(options.repetitions):
-        for side in SIDES:
-            command = [sys.executable, __file__, "--side", side, "--documents", str(options.documents), "--precision",
-                       options.precision, *(["--threads", str(options.threads)] if options.threads else [])]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found[side].append(json.loads(done.stdout.strip().splitlines()[-1]))
+    found = in_turns(__file__, SIDES, options.repetitions,
+                     ["--documents", str(options.documents), "--precision", options.precision,
+                      *(["--threads", str(options.threads)] if options.threads else [])])
     rates = {side: statistics.median(run["rate"] for run in runs) for side, runs in found.items()}
     for side, runs in found.items():
         rounds = " ".join(f"{run['rate']:,.0f}" for run in runs)

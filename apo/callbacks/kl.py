@@ -202,7 +202,7 @@ class KL(Callback):
 
     def width(self, policy) -> int:
         """Tokens read at once: a training row, or the model's context where that is less."""
-        limit = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+        limit = policy.context
         return min(self.context.config.data.block_size, limit or self.context.config.data.block_size)
 
 

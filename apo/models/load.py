@@ -14,7 +14,7 @@ import torch
 from apo.console import warn
 from apo.errors import ModelError
 from apo.models import adapters
-from apo.models.policy import DROPOUT_SUFFIXES, Policy
+from apo.models.policy import DROPOUT_SUFFIXES, Policy, longest_context
 from apo.schema import ModelConfig
 from apo.seeds import stream_seed
 
@@ -52,7 +52,7 @@ def load_policy(config: ModelConfig, tokenizer, vocab_size: int, seed: int, new_
         config = adapter.base_config(config)
     _refuse_lora(config, fresh, adapter)
     model_config = _model_config(AutoConfig, config, tokenizer, vocab_size, block_size)
-    context = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    context = longest_context(model_config)
     if context and block_size > context:
         raise ModelError(f"data.block_size={block_size} is longer than the model's context of {context} tokens; "
                          f"lower it, or set model.config.max_position_embeddings")

@@ -60,6 +60,12 @@ class CompletionStats:
         return self.logps_RN / self.lengths_RN.clamp(min=1)
 
 
+def longest_context(config) -> int | None:
+    """Tokens that a model of this transformers config can read at most; None of an architecture that knows no such
+    number (Bloom, Mamba)."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or None
+
+
 @contextmanager
 def evaluating(model: nn.Module):
     """Eval mode inside; afterwards every submodule's own flag, also where they differ."""
@@ -83,6 +89,10 @@ class Policy(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def context(self) -> int | None:
+        return longest_context(self.model.config)
 
     @property
     def num_parameters(self) -> int:

@@ -1,6 +1,6 @@
 """V: what reward the reference is expected to earn behind a prompt, by a small head on its frozen states of the prompt.
 
-Three heads.  `attention` is that of A-LoL (Baheti et al. 2023): one learned query attends over the states of the
+Three heads.  `attention` is that of A-LoL (Baheti et al. 2024): one learned query attends over the states of the
 prompt, with a mask, so that V of a prompt does not depend on what it was batched with.  `mean_pool` and `mean_pool_mlp`
 are the simpler ones that its release also has.  All end in a sigmoid onto the range of the rewards, and begin as the
 constant that the caller names, so that training can only be kept where it beats that constant.

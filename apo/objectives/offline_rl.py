@@ -1,4 +1,4 @@
-"""A-LoL and its kin: offline reinforcement learning from completions with rewards (Baheti et al. 2023, LoL-RL).
+"""A-LoL and its kin: offline reinforcement learning from completions with rewards (Baheti et al. 2024, LoL-RL).
 
 All of them are one weighted likelihood: over a completion's tokens, summed,
 
@@ -168,7 +168,7 @@ class Weighted(Scaled):
 
     def number(self, rewards, values):
         """By which completions are drawn and weighed; numpy or torch."""
-        raise NotImplementedError
+        raise NotImplementedError(type(self).__name__)
 
     def draw(self, known: Known) -> Draw:
         """Raises ConfigError where nothing is left."""
@@ -347,13 +347,13 @@ class ByAdvantage(WithValue, Weighted):
 @objectives.register("a_lol")
 @dataclass
 class ALoL(BySequence, ByAdvantage):
-    """A times the clipped ratio of the whole completion, times -log pi (Baheti et al. 2023, eq. 5)."""
+    """A times the clipped ratio of the whole completion, times -log pi (Baheti et al. 2024)."""
 
 
 @objectives.register("a_lol_seq")
 @dataclass
 class ALoLSeq(Clipped, ByAdvantage):
-    """A times the sum over tokens of each token's own clipped ratio times -log pi (Baheti et al. 2023, sequence)."""
+    """A times the sum over tokens of each token's own clipped ratio times -log pi (Baheti et al. 2024, sequence)."""
 
     def token_weights(self, policy, batch, stats, weights_R, metrics):
         log_ratios_RT = self.still(policy, batch, stats) - batch.ref_logps_RT
@@ -365,13 +365,13 @@ class ALoLSeq(Clipped, ByAdvantage):
 @objectives.register("a_lol_ref_free")
 @dataclass
 class ALoLRefFree(ByAdvantage):
-    """A times -log pi (Baheti et al. 2023, reference-free)."""
+    """A times -log pi (Baheti et al. 2024, reference-free)."""
 
 
 @objectives.register("a_lol_kl")
 @dataclass
 class ALoLKL(ByAdvantage):
-    """A times -log pi, and beta times a distance from the reference (Baheti et al. 2023, KL)."""
+    """A times -log pi, and beta times a distance from the reference (Baheti et al. 2024, KL)."""
 
     beta: float = 0.2
     kl: Literal["published", "k3", "full"] | None = None

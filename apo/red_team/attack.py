@@ -79,7 +79,7 @@ class Target:
     def too_long(self, prompt: str) -> bool:
         """Longer than asked for, or than leaves room for a continuation."""
         policy, tokenizer = self._loaded
-        context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+        context = policy.context or math.inf
         if len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) > self.settings.max_prompt_tokens:
             return True
         return len(self._template.ids(prompt)) + self.settings.max_new_tokens > context

@@ -23,8 +23,12 @@ from apo.report.comparison import Difference, Method, baseline_label, group
 from apo.report.plots import BASELINE, COLOURS, MARKERS, STYLE, write_png
 from apo.report.runs import Run, write
 from apo.report.tables import Table, difference_in_words, interval_in_words, table_in_markdown
+from apo.rundir import RunDirectory
 
 DISTANCES = (1.0, 2.0, 4.0)
+AT_THE_END = {"tokens": ("generation/{}/tokens", "{:.0f}"),
+              "finished": ("generation/{}/finished", "{:.0%}"), "bits per byte": ("heldout/bits_per_byte", "{:.3f}"),
+              "clean": ("heldout/bits_per_byte_clean", "{:.3f}"), "pairs told": ("eval/accuracy", "{:.0%}")}
 
 
 @dataclass
@@ -89,7 +93,7 @@ class Frontier:
         return sorted(known, key=lambda label: known[label], reverse=self.kind == "reward")
 
     def tables(self) -> list[Table]:
-        return [self.values_table(), *([self.difference_table()] if self.baseline else [])]
+        return [self.values_table(), *([self.difference_table()] if self.baseline else []), self.end_table()]
 
     def values_table(self) -> Table:
         rows = []
@@ -106,6 +110,20 @@ class Frontier:
         return Table(title, ["method", "start", *(f"KL {kl:g}" for kl in self.distances), "KL at the end",
                                      f"{self.kind} at the end"], rows,
                      [f"{better.capitalize()} is better. " + " ".join(orders)])
+
+    def end_table(self) -> Table:
+        """What the runs last measured beside: a reward that is bought with text shows here."""
+        from apo.experiment import last_metrics
+        shown = {words: (key.format(self.scenario), form) for words, (key, form) in AT_THE_END.items()}
+        rows = []
+        for method in self.methods:
+            last = [last_metrics(RunDirectory(run.directory)) for run in method.runs]
+            cells = []
+            for key, form in shown.values():
+                known = [each[key] for each in last if each.get(key) is not None]
+                cells.append(form.format(np.mean(known)) if known else "")
+            rows.append([method.label, *cells])
+        return Table(f"{self.scenario}: the last measurement, means over seeds", ["method", *shown], rows)
 
     def cell(self, method: Method, kl: float) -> str:
         if (interval := self.interval(method.label, kl)) is not None:

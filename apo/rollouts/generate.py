@@ -21,7 +21,7 @@ from torch import Tensor
 
 from apo.errors import EvaluationError
 from apo.host import computes_bf16
-from apo.models.policy import evaluating
+from apo.models.policy import evaluating, longest_context
 from apo.rollouts.decoder import Decoder, ModelDecoder, Unsupported, attended
 from apo.rollouts.fast_llama import LlamaDecoder
 from apo.rollouts.sampling import Sampler, uniforms
@@ -80,7 +80,7 @@ class Request:
 
 def check_room(model, prompt_ids: list[list[int]], max_new_tokens: int) -> None:
     """Nothing is cut silently: a shortened prompt would be another prompt for this model than for the next."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = longest_context(model.config)
     for i, ids in enumerate(prompt_ids):
         if not ids:
             raise EvaluationError(f"prompt {i} has no tokens; a sample starts at least from the end-of-text token")

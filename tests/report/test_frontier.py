@@ -46,14 +46,26 @@ def test_values_and_paired_differences(moved):
     assert found.ranked(2.0) == ["kto", "dpo"] and found.ranked(4.0) == ["dpo"]      # a score: the lowest first
 
 
+def test_what_it_cost_stands_beside(moved):
+    runs = [moved("dpo", seed, [(0, 0.5), (3, 0.2)]) for seed in (1, 2)]
+    for run, finished in zip(runs, (0.25, 0.5)):
+        with (run.directory / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": 10, "generation/functions/finished": 0.9}) + "\n")
+            last = {"step": 20, "generation/functions/finished": finished, "eval/accuracy": None}
+            file.write(json.dumps(last) + "\n")
+    table = frontier.build(runs, "functions").tables()[-1]
+    [row] = table.rows
+    assert row[table.header.index("finished")] == "38%" and row[table.header.index("pairs told")] == ""
+
+
 def test_where_some_seeds_get_there_it_says_how_many(moved, tmp_path):
     runs = [moved("dpo", 1, [(0, 0.5), (3, 0.2)]), moved("dpo", 2, [(0, 0.5), (1, 0.2)])]
     found = frontier.build(runs, "functions", [0.5, 2.0])
-    [table] = found.tables()
+    table, end = found.tables()
     assert table.rows[0][3] == "1 of 2 seeds get there" and "At 0.5: dpo." in table.notes[0]
     found.save(tmp_path / "frontier.png")
     assert (tmp_path / "frontier.png").stat().st_size > 10_000
-    assert (tmp_path / "frontier.md").read_text() == table_in_markdown(table)
+    assert (tmp_path / "frontier.md").read_text() == "\n".join(map(table_in_markdown, (table, end)))
 
 
 def test_what_cannot_be_compared_is_said(moved, make_run):
