@@ -47,8 +47,8 @@ class CompletionBatch:
         """Those rows, cut to the longest of them."""
         chosen = {name: tensor[rows] for name, tensor in self.tensors().items()}
         width = int((chosen["branch_RT"] != PADDING).sum(1).max())
-        return CompletionBatch(**chosen | {name: tensor[:, :width] for name, tensor in chosen.items()
-                                           if name.endswith("_RT")})
+        return type(self)(**chosen | {name: tensor[:, :width] for name, tensor in chosen.items()
+                                      if name.endswith("_RT")})
 
     def split(self, rows: int) -> "list[CompletionBatch]":
         """Micro-batches of at most `rows` rows, in order."""
@@ -57,8 +57,8 @@ class CompletionBatch:
         return [self[start:start + rows] for start in range(0, len(self), rows)]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "CompletionBatch":
-        moved = CompletionBatch(**{name: tensor.to(device, non_blocking=non_blocking)
-                                   for name, tensor in self.tensors().items()})
+        moved = type(self)(**{name: tensor.to(device, non_blocking=non_blocking)
+                              for name, tensor in self.tensors().items()})
         moved.over_step = self.over_step
         return moved
 
