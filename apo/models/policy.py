@@ -182,14 +182,16 @@ class Policy(nn.Module):
             return CompletionStats(stats.logps_RN.view(shape_RN), stats.lengths_RN.view(shape_RN), prompt_logps_R)
         return self._of_rows(batch, prompts)
 
-    def completion_tokens(self, batch, want: tuple[str, ...] = (), other=None) -> TokenStats:
+    def completion_tokens(self, batch, want: tuple[str, ...] = (), other=None,
+                          detach_values: bool = False) -> TokenStats:
         """Log-probabilities of completion tokens one by one, and more; only their positions reach the head.
 
         Args:
             batch: `apo.data.completions.CompletionBatch`; of several completions to a row, for an architecture that
                 takes masks of our own.
-            want: of "entropy", "sum_p_squared", "kl" (to `other`).
+            want: of "entropy", "sum_p_squared", "kl" (to `other`), "values".
             other: `apo.models.reference.Reference`.
+            detach_values: no gradient from the values into the trunk.
         """
         row_M, place_M, from_M, _ = batch.predictions()
         hidden_MD = self.hidden_of_rows(batch)[row_M, from_M]
@@ -197,16 +199,19 @@ class Policy(nn.Module):
         if other is not None:
             with other.as_it_was() as was:
                 beside = other.logits, was.hidden_of_rows(batch)[row_M, from_M]
+        over_vocabulary = tuple(name for name in want if name != "values")
         reduced = reduce_vocabulary(self.logits, self.head.weight.shape[0], hidden_MD,
-                                    batch.input_ids_RT[row_M, place_M], want, beside)
+                                    batch.input_ids_RT[row_M, place_M], over_vocabulary, beside)
 
         def placed(values_M):
             zeros_RT = torch.zeros(batch.input_ids_RT.shape, device=values_M.device)
             return zeros_RT.index_put((row_M, place_M), values_M)
 
         stats = TokenStats(placed(reduced.logps), batch.branch_RT > 0)
-        for name in want:
+        for name in over_vocabulary:
             setattr(stats, f"{name}_BT", placed(getattr(reduced, name)))
+        if "values" in want:
+            stats.values_BT = placed(self.value_head(hidden_MD.detach() if detach_values else hidden_MD).float())
         return stats
 
     def as_evaluated(self):

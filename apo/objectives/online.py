@@ -85,6 +85,11 @@ class Online(Objective):
 
         Raises NothingToDraw where the round has nothing to train on: another one is sampled."""
 
+    def exhausted(self) -> bool:
+        """Whether the rest of the round is not worth training on.  Asked once right after each step, and what it is
+        answered by is forgotten then, so that no checkpoint has to keep it.  All processes have one answer."""
+        return False
+
     def count_items(self, batch) -> int:
         """Tokens of the completions."""
         return int((batch.branch_RT > 0).sum())
