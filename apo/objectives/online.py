@@ -8,7 +8,7 @@ next (an adaptive coefficient, a running mean) is a few numbers, part of every c
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from apo.metrics.running import Stat
 from apo.objectives.base import Needs, Objective
@@ -60,6 +60,11 @@ class Lesson:
 class Online(Objective):
     """Base class.  A subclass is a dataclass like every objective, and says how it learns from a round."""
 
+    off_policy: ClassVar[bool] = False
+    """What it trains on may be drawn from another distribution than the policy's own (top-p, a least length)."""
+    completions_per_row: ClassVar[int] = 1
+    """Of what it trains on: 2 of pairs."""
+
     @property
     def needs(self) -> Needs:
         return Needs(view=VIEW)
@@ -84,6 +89,10 @@ class Online(Objective):
         """What to train on.  A pure function.  `state`: what the lesson before left; {} at the first.
 
         Raises NothingToDraw where the round has nothing to train on: another one is sampled."""
+
+    def exhausted(self) -> bool:
+        """Whether the rest of this round is not worth training on; asked after every step, and said once."""
+        return False
 
     def count_items(self, batch) -> int:
         """Tokens of the completions."""
