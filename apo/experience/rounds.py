@@ -161,7 +161,7 @@ class Rounds(BatchSource):
                 try:
                     kept = self._make(number, key)
                 except NothingToDraw as reason:
-                    warn(f"round {number}: {reason}; another is sampled")
+                    warn(f"round {number}: {'; '.join(reason.problems)}; another is sampled")
                     continue
             self.kept, self.number, self.served, self.skipped, self.state = kept, number, 0, False, kept.state
             news = Running()
