@@ -163,7 +163,7 @@ def test_a_reference_is_asked_about_what_will_be_served_and_nothing_else(made, v
     rows.keep_reference(np.where(asked == ABSENT, np.nan, -1.0 - asked))
     for _ in range(reach):
         assert not rows.next().ref_logps_RN.isnan().any()
-    if reach > rows.num_items:
+    if len(rows.reached()) == rows.num_items:
         assert asked.tolist() == everything.tolist()
     else:
         (unasked,) = np.nonzero(np.isnan(rows.ref_logps_D[rows.items.documents_PN].sum(1)))
