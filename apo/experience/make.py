@@ -27,6 +27,8 @@ def rounds(config: Config, objective: Online, corpus: Any, store: TokenStore, po
     options = config.rollout
     prompts = prompts_of(corpus, store, tokenizer, end_id, room=config.data.block_size,
                          new_tokens=options.max_new_tokens, count=config.data.sampled.num_prompts, seed=config.seed)
+    if not objective.off_policy:
+        policy.without_dropout()
     if objective.needs.reference_model:
         objective.reference = reference_of(policy)
     scenario = _scenario(config, store.of_completions)

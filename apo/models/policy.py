@@ -188,9 +188,10 @@ class Policy(nn.Module):
         Args:
             batch: `apo.data.completions.CompletionBatch`; of several completions to a row, for an architecture that
                 takes masks of our own.
-            want: of "entropy", "sum_p_squared", "kl" (to `other`).
+            want: of "entropy", "sum_p_squared", "kl" (to `other`), "values".
             other: `apo.models.reference.Reference`.
         """
+        over_vocabulary = tuple(name for name in want if name != "values")
         row_M, place_M, from_M, _ = batch.predictions()
         hidden_MD = self.hidden_of_rows(batch)[row_M, from_M]
         beside = None
@@ -198,20 +199,31 @@ class Policy(nn.Module):
             with other.as_it_was() as was:
                 beside = other.logits, was.hidden_of_rows(batch)[row_M, from_M]
         reduced = reduce_vocabulary(self.logits, self.head.weight.shape[0], hidden_MD,
-                                    batch.input_ids_RT[row_M, place_M], want, beside)
+                                    batch.input_ids_RT[row_M, place_M], over_vocabulary, beside)
 
         def placed(values_M):
             zeros_RT = torch.zeros(batch.input_ids_RT.shape, device=values_M.device)
             return zeros_RT.index_put((row_M, place_M), values_M)
 
         stats = TokenStats(placed(reduced.logps), batch.branch_RT > 0)
-        for name in want:
+        for name in over_vocabulary:
             setattr(stats, f"{name}_BT", placed(getattr(reduced, name)))
+        if "values" in want:
+            stats.values_BT = placed(self.value_head(hidden_MD).float())
         return stats
 
     def as_evaluated(self):
         """Inside, without dropout."""
         return evaluating(self)
+
+    def without_dropout(self) -> None:
+        """From now on training drops nothing out either: of methods whose loss looks at how the policy has moved, which
+        dropout would have moved before the first step.  What is saved still names the probabilities."""
+        for module in self.modules():
+            for name, value in vars(module).items():
+                if isinstance(value, float) and (isinstance(module, nn.Dropout) and name == "p"
+                                                 or name.endswith(DROPOUT_SUFFIXES)):
+                    setattr(module, name, 0.0)
 
     @property
     def drops_out(self) -> bool:
