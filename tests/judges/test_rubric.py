@@ -53,7 +53,7 @@ def test_a_pattern_of_ones_own():
     dots = Rubric("{{ prompt }}{{ response }} total (a.b)\nis", "total (a.b)\nis {{reward}}")
     assert dots.read("Total (a.b)  \n\n is 3") == 3, "blanks and capitals do not matter"
     assert dots.read("total (aXb)\nis 3") is None, "a pattern is no regular expression"
-    bold = Rubric("{{ prompt }}{{ response }} End with **My_mark:** a number of 5", "**My_mark:** **{{ reward }}** of 5")
+    bold = Rubric("{{ prompt }}{{ response }} **My_mark:** a number of 5", "**My_mark:** **{{ reward }}** of 5")
     assert bold.read("my mark: 3 of 5") == bold.read("**My_mark:** **3** of 5") == 3
     bare = Rubric("{{ prompt }}{{ response }} How good?", "{{ reward }}")
     assert bare.read("Of 5 points I give 2.5") == 2.5
