@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from apo.cache import digest
 from apo.errors import EvaluationError, ServerError
 from apo.judges import Answers, Counts, Judgement, ModelWriter, Rubric, RubricJudge, RuleWriter, ServerWriter, count
 from apo.judges.writers import squeezed
@@ -270,7 +271,8 @@ def test_a_rule_keeps_the_order_of_its_rewards_and_says_what_it_is():
     assert rewards == sorted(set(rewards), reverse=True) and rewards[0] == 2.5
     assert rewards[3] == pytest.approx(5 * (0.5 - 0.5 * 3 / 4)), "a score of 3 is a reward of -3"
     assert made[3].asked == 1 and 'a rule and no language model: by "loud" the reward is -3.' in made[3].answers[0]
-    assert RuleWriter(Loud()).describe()["judge"] == "rule"
+    told = RubricJudge(Rubric(), RuleWriter(Loud()), 3).describe()
+    assert (told["judge"], told["scorer"], told["per_response"]) == ("rule", "loud", 3) and digest(told)
 
 
 def test_a_rule_that_reads_the_prompt():
