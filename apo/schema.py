@@ -222,6 +222,29 @@ class GenerationConfig:
 
 
 @dataclass
+class RolloutConfig:
+    """How a method that learns from its own samples writes them, round by round."""
+
+    prompts: int = 32
+    """Of a round; training prompts, all of them once before one comes again."""
+    generations: int = 1
+    """Completions of each prompt."""
+    epochs: int = 1
+    """Times that a round is trained on, in minibatches of `training.effective_batch_size` rows."""
+    max_new_tokens: int = 64
+    lengths: list[int] | None = None
+    """[least, most]: each completion's own longest length is drawn between them.  null: `max_new_tokens` for all."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_new_tokens: int = 0
+    stop_strings: list[str] | None = None
+    """null: those of the scenario that picks the best checkpoint."""
+    missing_eos_penalty: float | None = None
+    """Off the reward of a completion that does not end by itself."""
+
+
+@dataclass
 class ScenarioConfig:
     """One way of sampling and scoring text (PHF): a name, a number of samples, maybe prompts, maybe a prefix."""
 
@@ -303,6 +326,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     init_from: InitFromConfig = field(default_factory=InitFromConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
     scorer: dict[str, Any] = field(default_factory=dict)
     """`name` of a registered scorer, or `module:function`, and its options."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -1,7 +1,7 @@
 """Likelihood of the best of several samples: rejection sampling with fine-tuning (Dong et al. 2023, RAFT)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from apo.errors import ConfigError
 from apo.metrics import running
@@ -20,6 +20,8 @@ class BestOfN(Online):
     length_tolerance: float = 0.0
     """Of the completions whose reward lies within it of the highest, the shortest is the best."""
 
+    off_policy: ClassVar[bool] = True
+
     def __post_init__(self):
         for name in ("minimum_gap", "length_tolerance"):
             if not 0 <= getattr(self, name) < float("inf"):
@@ -29,10 +31,13 @@ class BestOfN(Online):
     def generations(self) -> int:
         return 2
 
+    def rows_of(self, prompts: int, generations: int) -> int:
+        return prompts
+
     def learn(self, round: Round, state: dict[str, Any]) -> Lesson:
         found = best_and_worst(round.scores_C, round.prompts_C, round.mask_CT.sum(1).numpy(), round.texts_C,
                                self.minimum_gap, length_tolerance=self.length_tolerance).some()
-        return Lesson(found.pairs_P2[:, :1], metrics=found.metrics())
+        return Lesson(found.pairs_P2[:, :1].copy(), metrics=found.metrics())
 
     def compute_loss(self, policy, batch) -> Loss:
         stats = policy.completion_stats(batch)

@@ -8,7 +8,7 @@ next (an adaptive coefficient, a running mean) is a few numbers, part of every c
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from apo.metrics.running import Stat
 from apo.objectives.base import Needs, Objective
@@ -63,6 +63,11 @@ class Lesson:
 class Online(Objective):
     """Base class.  A subclass is a dataclass like every objective, and says how it learns from a round."""
 
+    off_policy: ClassVar[bool] = False
+    """What it trains on may be drawn from another distribution than the policy's own (top-p, a least length)."""
+    completions_per_row: ClassVar[int] = 1
+    """Of what it trains on: 2 of pairs."""
+
     @property
     def needs(self) -> Needs:
         return Needs(view=VIEW)
@@ -82,6 +87,10 @@ class Online(Objective):
         """Whether a round holds the completions that the data have to its prompts, beside those sampled."""
         return False
 
+    def rows_of(self, prompts: int, generations: int) -> int:
+        """Rows that a round of so many prompts and completions of each has if nothing is left out."""
+        return prompts * generations // self.completions_per_row
+
     @abstractmethod
     def learn(self, round: Round, state: dict[str, Any]) -> Lesson:
         """What to train on.  A pure function.  `state`: what the lesson before left; {} at the first.
@@ -91,6 +100,10 @@ class Online(Objective):
     def take_up(self, state: dict[str, Any]) -> None:
         """Told the state of the lesson that is trained on from here: before its first step, and after every resume.
         For what the loss itself changes from round to round."""
+
+    def exhausted(self) -> bool:
+        """Whether the rest of this round is not worth training on; asked after every step, and said once."""
+        return False
 
     def count_items(self, batch) -> int:
         """Tokens of the completions."""

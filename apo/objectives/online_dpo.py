@@ -6,7 +6,7 @@ where the one before it ended, and nothing holds the policy to where it was firs
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from apo.errors import ConfigError
 from apo.lazy import torch
@@ -29,6 +29,9 @@ class FromPairs(Online, AgainstReference):
     length_tolerance: float = 0.0
     """Of the completions whose reward lies within it of the highest, the shortest is the better one."""
 
+    off_policy: ClassVar[bool] = True
+    completions_per_row: ClassVar[int] = 2
+
     def __post_init__(self):
         super().__post_init__()
         for name in ("minimum_gap", "length_penalty", "length_tolerance"):
@@ -41,6 +44,9 @@ class FromPairs(Online, AgainstReference):
     @property
     def generations(self) -> int:
         return 2
+
+    def rows_of(self, prompts: int, generations: int) -> int:
+        return prompts * (generations * (generations - 1) // 2 if self.pairs == "all" else 1)
 
     def count_items(self, batch) -> int:
         """Pairs."""

@@ -5,7 +5,7 @@ the reference: the first round is DPO with samples of the policy as the rejected
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -24,6 +24,8 @@ class SPIN(Online):
     beta: float | list[float] = 0.1
     """The paper's lambda.  A list has one for each round, and its last for all that follow."""
 
+    completions_per_row: ClassVar[int] = 2
+
     def __post_init__(self):
         self.betas = [self.beta] if not isinstance(self.beta, list) else self.beta
         if not self.betas or min(self.betas) <= 0:
@@ -37,6 +39,9 @@ class SPIN(Online):
     def take_up(self, state: dict[str, Any]) -> None:
         number = max(int(state.get("rounds", 1)) - 1, 0)
         self.dpo = AgainstReference(beta=self.betas[min(number, len(self.betas) - 1)])
+
+    def rows_of(self, prompts: int, generations: int) -> int:
+        return prompts * generations
 
     def count_items(self, batch) -> int:
         """Pairs."""
