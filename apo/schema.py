@@ -222,6 +222,35 @@ class GenerationConfig:
 
 
 @dataclass
+class JudgeConfig:
+    """Who gives rewards to samples by a rubric (docs/judging.md)."""
+
+    kind: Literal["none", "rule", "policy", "model", "server"] = "none"
+    """none: the scorer's rewards, as they are; rule: the scorer's, said in the words of a judge and read like any
+    answer; policy: the policy in training; model: another model here; server: one behind a chat server."""
+    per_response: int = 3
+    """Answers to each question, of which the mean is taken."""
+    template: str | None = None
+    """A file with `{{ prompt }}` and `{{ response }}`.  null: an additive rubric of five points."""
+    pattern: str = "Score: {{ reward }}"
+    """What an answer ends with."""
+    low: float = 0.0
+    high: float = 5.0
+    """A number outside is not understood."""
+    model: str | None = None
+    """Of a server, the model's name there; of a model here, a directory or a name on the hub."""
+    url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable with the server's key."""
+    max_tokens: int = 300
+    """Of an answer."""
+    temperature: float = 0.7
+    top_p: float = 0.9
+    concurrency: int = 4
+    """Requests on their way at once."""
+
+
+@dataclass
 class RolloutConfig:
     """How a method that learns from its own samples writes them, round by round."""
 
@@ -242,6 +271,7 @@ class RolloutConfig:
     """null: those of the scenario that picks the best checkpoint."""
     missing_eos_penalty: float | None = None
     """Off the reward of a completion that does not end by itself."""
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
 
 
 @dataclass

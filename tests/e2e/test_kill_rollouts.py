@@ -1,5 +1,5 @@
-"""A run that learns from its own samples, killed while it samples, while it scores, when a round is written and inside an
-epoch over it, ends with the bits of the uninterrupted run."""
+"""A run that learns from its own samples, killed while it samples, while it scores, when a round is written and inside
+an epoch over it, ends with the bits of the uninterrupted run."""
 
 import json
 
