@@ -8,7 +8,7 @@ from launching import Pause, fingerprints, kill_at, run, run_directory
 
 OPTIONS = ["--scale", "smoke", "model.dropout=0.1", "training.per_device_train_batch_size=4", "training.save_steps=2",
            "training.max_steps=8", "rollout.prompts=8", "rollout.generations=2", "rollout.max_new_tokens=12"]
-PAUSES = (Pause("sampling", 0), Pause("scoring", 1), Pause("round", 1), Pause("step", 3), Pause("checkpoint", 4),
+PAUSES = (Pause("sampling", 0), Pause("scoring", 1), Pause("round", 1), Pause("step", 5), Pause("checkpoint", 6),
           Pause("final", 8))
 
 
