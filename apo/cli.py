@@ -33,6 +33,7 @@ NODES = {
     "data": "source, path, columns, block_size, filter_threshold, conditional_training_config",
     "model": "a fresh model's architecture and size, or a name on the hub: model=hub model.name=gpt2",
     "init_from": "what training starts from: the policy that another method leaves on the same task, and its options",
+    "rollout": "how a method that learns from its own samples writes them: prompts, generations, epochs, lengths",
     "scorer": "what judges text: scorer=pep8, or your own, scorer=module:function",
     "evaluation": "scenarios, metrics, what judges samples, how often, how many held-out tokens",
     "callbacks": "what else is measured while training, by name",

@@ -9,6 +9,7 @@ import os
 import sys
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from apo import provenance
@@ -19,6 +20,7 @@ from apo.disk import write_atomic
 from apo.errors import Interrupted, RunError, UserError
 from apo.host import reuse_freed_memory
 from apo.identity import identity, run_directory, to_yaml, view_of
+from apo.objectives.online import VIEW as ROUNDS
 from apo.rundir import RunDirectory, command_line, now, read_json, write_json
 from apo.schema import Config, ModelConfig
 from apo.scorers.base import Scorer
@@ -108,7 +110,7 @@ def _train_into(run: RunDirectory, config: Config, scorers: dict[str, Scorer], w
     write_atomic(run.config_file, to_yaml(config))
     manifest = new_manifest(run, config, who)
     write_json(run.manifest_file, manifest)
-    parts = build(config, scorers, start_of(config, train))
+    parts = build(config, scorers, start_of(config, train), run)
     _refuse(run.path, differences(manifest.get("fingerprints") or parts.fingerprints, parts.fingerprints))
     write_json(run.manifest_file, manifest | {"fingerprints": parts.fingerprints, "sizes": parts.sizes})
     if parts.advantages is not None:
@@ -173,12 +175,13 @@ def finish(run: RunDirectory, steps: int) -> None:
 # ---- the parts -------------------------------------------------------------------------------------------------------
 
 
-def build(config: Config, scorers: dict[str, Scorer], model: ModelConfig) -> Parts:
+def build(config: Config, scorers: dict[str, Scorer], model: ModelConfig, run: RunDirectory) -> Parts:
     """Data, tokenizer, model and objective of a config; slow the first time, from the cache afterwards.
 
     Args:
         scorers: as `apo.evaluation.scorers_of` gives them.
         model: what the policy starts from: the config's own, or what an earlier run left.
+        run: where rounds of samples are kept.
     """
     from apo.cache import Cache
     from apo.data.chat import chat_key
@@ -205,6 +208,13 @@ def build(config: Config, scorers: dict[str, Scorer], model: ModelConfig) -> Par
     beside, advantages, share = [], None, 1.0
     if objective.needs.view == "scored_text":
         source = make_source(config, corpus, train_store, tokenizer, view)
+        sizes = source.describe()
+    elif objective.needs.view == ROUNDS:
+        from apo.experience.make import rounds
+        from apo.training_arguments import resolve_precision
+        source = rounds(config, objective, corpus, train_store, policy, tokenizer, scorer, view.eos_id,
+                        folder=run.rounds, timed=partial(run.append, run.timings_file),
+                        precision=resolve_precision(config.training.precision))
         sizes = source.describe()
     else:
         from apo.callbacks.heldout_items import HeldoutItems
@@ -330,7 +340,8 @@ def new_manifest(run: RunDirectory, config: Config, who: dict) -> dict:
             "hardware": provenance.hardware(), "environment": provenance.environment(),
             "seeds": {"seed": config.seed, "streams": ["init", "new_tokens", "adapter", "order", "rows", "control",
                                                        "window", "dropout", "trainer", "prompts", "generation",
-                                                       "heldout", "priority", "value"]},
+                                                       "heldout", "priority", "value", "rollout", "lengths",
+                                                       "minibatches", "beginnings"]},
             "times": {"started": start["started"]}, "why_ended": None}
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Iterator
 
 from apo.errors import UserError, nearest
+from apo.host import is_local
 from apo.schema import Config, DataConfig
 
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup",
@@ -52,6 +53,10 @@ _OF_CLASS: dict[str, dict[Limits, str]] = {
     "DataConfig": {COUNT: "max_documents pairs_per_prompt bucket_steps", Limits(2): "block_size ranking_length",
                    BELOW_ONE: "eval_fraction", SHARE: "reward_noise"},
     "SampledConfig": {COUNT: "num_prompts max_new_tokens", Limits(2): "per_prompt", POSITIVE: "temperature"},
+    "JudgeConfig": {COUNT: "per_response max_tokens concurrency", NOT_NEGATIVE: "temperature",
+                    ABOVE_ZERO_TO_ONE: "top_p"},
+    "RolloutConfig": {COUNT: "prompts generations epochs max_new_tokens lengths", POSITIVE: "temperature",
+                      ABOVE_ZERO_TO_ONE: "top_p", NOT_NEGATIVE: "top_k min_new_tokens missing_eos_penalty"},
     "ConditionalConfig": {SHARE: "drop_token_fraction"},
     "ModelConfig": {Limits(BYTES_AND_END): "vocab_size", BELOW_ONE: "dropout", NOT_NEGATIVE: "new_token_noise"},
     "LoraConfig": {COUNT: "r alpha", BELOW_ONE: "dropout"},
@@ -103,6 +108,7 @@ def disagreements(config: Config) -> Iterator[tuple[str, str]]:
     yield from _model(config)
     yield from _evaluation(config)
     yield from _templates(config)
+    yield from _rollout(config)
 
 
 def _training(config: Config) -> Iterator[tuple[str, str]]:
@@ -172,6 +178,56 @@ def _view(config: Config) -> Iterator[tuple[str, str]]:
                          f"{others}")
     if config.data.streaming:
         yield "data.streaming", f"{config.method} compares completions, which are not streamed: set it to false"
+
+
+def _rollout(config: Config) -> Iterator[tuple[str, str]]:
+    """Whether what is sampled is what the method may learn from."""
+    from apo.identity import option_class, view_of
+    try:
+        if view_of(config) != "rollout":
+            return
+        method, options = option_class("objective", config.objective["name"]), config.rollout
+    except (UserError, TypeError, ValueError):
+        return                  # said where it is wrong
+    if options.lengths is not None and not (
+            len(options.lengths) == 2 and options.lengths[0] <= options.lengths[1] <= options.max_new_tokens):
+        yield "rollout.lengths", (f"[least, most], at most max_new_tokens={options.max_new_tokens}; got "
+                                  f"{options.lengths}")
+    if options.min_new_tokens > options.max_new_tokens:
+        yield "rollout.min_new_tokens", f"must be at most max_new_tokens={options.max_new_tokens}"
+    if config.data.streaming:
+        yield "data.streaming", f"{config.method} answers training prompts, which are not streamed: set it to false"
+    if config.data.block_size <= options.max_new_tokens:
+        yield "rollout.max_new_tokens", (f"leaves no room for a prompt in data.block_size={config.data.block_size} "
+                                         "tokens")
+    yield from _judge(config)
+    if not config.scorer and options.judge.kind in ("none", "rule"):
+        yield "scorer", f"{config.method} learns from samples, and nothing judges them: name one"
+    if not method.off_policy:
+        untrue = {name: getattr(options, name) for name, true in
+                  (("temperature", 1.0), ("top_p", 1.0), ("top_k", 0), ("min_new_tokens", 0))
+                  if getattr(options, name) != true}
+        for name, value in untrue.items():
+            yield f"rollout.{name}", (f"{config.method} rests on the probabilities of what the policy writes, and with "
+                                      f"{name}={value:g} it would write from another distribution: leave it out")
+
+
+def _judge(config: Config) -> Iterator[tuple[str, str]]:
+    """Whether a judge has what it needs, and its template and pattern make sense."""
+    from apo.judges.rubric import Rubric
+    options = config.rollout.judge
+    if options.kind == "none":
+        return
+    for name in {"server": ("url", "model"), "model": ("model",)}.get(options.kind, ()):
+        if not getattr(options, name):
+            yield f"rollout.judge.{name}", f"missing: a judge of kind {options.kind} needs it"
+    if options.kind == "server" and options.url and config.offline and not is_local(options.url):
+        yield "rollout.judge.url", "offline=true, and this is another machine"
+    try:
+        own = {"pattern": options.pattern, "low": options.low, "high": options.high}
+        Rubric.from_file(Path(options.template), **own) if options.template else Rubric(**own)
+    except UserError as error:
+        yield "rollout.judge", str(error)
 
 
 def _loss_on(config: Config, view: str, record: str) -> Iterator[tuple[str, str]]:

@@ -53,6 +53,7 @@ class RunDirectory:
         self.metrics_file = self.path / "metrics.jsonl"
         self.timings_file = self.path / "timings.jsonl"
         self.samples = self.path / "samples"
+        self.rounds = self.path / "rounds"
         self.checkpoints = self.path / "checkpoints"
         self.final = self.path / "final"
 

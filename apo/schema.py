@@ -222,6 +222,59 @@ class GenerationConfig:
 
 
 @dataclass
+class JudgeConfig:
+    """Who gives rewards to samples by a rubric (docs/judging.md)."""
+
+    kind: Literal["none", "rule", "policy", "model", "server"] = "none"
+    """none: the scorer's rewards, as they are; rule: the scorer's, said in the words of a judge and read like any
+    answer; policy: the policy in training; model: another model here; server: one behind a chat server."""
+    per_response: int = 3
+    """Answers to each question, of which the mean is taken."""
+    template: str | None = None
+    """A file with `{{ prompt }}` and `{{ response }}`.  null: an additive rubric of five points."""
+    pattern: str = "Score: {{ reward }}"
+    """What an answer ends with."""
+    low: float = 0.0
+    high: float = 5.0
+    """A number outside is not understood."""
+    model: str | None = None
+    """Of a server, the model's name there; of a model here, a directory or a name on the hub."""
+    url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable with the server's key."""
+    max_tokens: int = 300
+    """Of an answer."""
+    temperature: float = 0.7
+    top_p: float = 0.9
+    concurrency: int = 4
+    """Requests on their way at once."""
+
+
+@dataclass
+class RolloutConfig:
+    """How a method that learns from its own samples writes them, round by round."""
+
+    prompts: int = 32
+    """Of a round; training prompts, all of them once before one comes again."""
+    generations: int = 1
+    """Completions of each prompt."""
+    epochs: int = 1
+    """Times that a round is trained on, in minibatches of `training.effective_batch_size` rows."""
+    max_new_tokens: int = 64
+    lengths: list[int] | None = None
+    """[least, most]: each completion's own longest length is drawn between them.  null: `max_new_tokens` for all."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_new_tokens: int = 0
+    stop_strings: list[str] | None = None
+    """null: those of the scenario that picks the best checkpoint."""
+    missing_eos_penalty: float | None = None
+    """Off the reward of a completion that does not end by itself."""
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+
+
+@dataclass
 class ScenarioConfig:
     """One way of sampling and scoring text (PHF): a name, a number of samples, maybe prompts, maybe a prefix."""
 
@@ -303,6 +356,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     init_from: InitFromConfig = field(default_factory=InitFromConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
     scorer: dict[str, Any] = field(default_factory=dict)
     """`name` of a registered scorer, or `module:function`, and its options."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

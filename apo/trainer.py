@@ -104,6 +104,7 @@ class ScoredTextTrainer(Trainer):
         self.progressed = Progressed(measured={callback.name: -1 for callback in self.periodic})
         self.running = running.Running()
         self.signals = SignalCatcher()
+        source.check = self.signals.check
         self._in_step = False
         self._clock, self._clock_step = time.monotonic(), 0
         super().__init__(model=TrainingModule(policy, objective), args=arguments(config, run, seed, max_steps),
@@ -204,7 +205,7 @@ class ScoredTextTrainer(Trainer):
             model.zero_grad()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-        self.running.add(metrics)
+        self.running.add(self.source.news() | metrics)
         self._loss, self._batch = loss, batch
         return loss
 

@@ -14,8 +14,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 OFFLINE_RL = ("nll", "wbc", "r_gold", "r_lol", "a_lol", "a_lol_seq", "a_lol_ref_free", "a_lol_kl", "reward_threshold")
+OWN_PREFERENCES = ("best_of_n", "online_dpo", "external_reward_dpo", "self_rewarding", "spin")
 METHODS = ("mle", "filtering", "conditional", "unlikelihood", "awr", "rwr", "dpo", "simpo", "orpo", "kto", "pro",
-           "reward_model", *OFFLINE_RL)
+           "reward_model", *OFFLINE_RL, *OWN_PREFERENCES)
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -126,7 +127,7 @@ def test_the_table_of_tasks_and_methods_is_what_there_is():
     assert list(methods) == list(METHODS)
     assert set(methods) == {path.stem for path in (ROOT / "configs/method").glob("*.yaml")}
     views = {"scored_text": "scored text", "preference": "preferences", "ranking": "rankings", "label": "labels",
-             "completion": "completions"}
+             "completion": "completions", "rollout": "its own samples"}
     for method, (what, view) in methods.items():
         said = (ROOT / f"configs/method/{method}.yaml").read_text().splitlines()[1]
         assert what == said.lstrip("# ").rstrip(".")
@@ -196,6 +197,24 @@ def test_the_page_of_a_lol_has_the_defaults_presets_and_metrics_of_the_code():
     assert table_keys(text, "Logged") == set(re.findall(r'"([\w/]+)"(?:\]|:) =? ?running\.', code))
     numbers = re.findall(r"^(\d+)\. ", text.split("one by one:")[1], re.MULTILINE)
     assert numbers == [str(number) for number in range(1, 30)]
+
+
+@pytest.mark.parametrize("method", OWN_PREFERENCES)
+def test_pages_of_methods_on_own_pairs_list_the_options_of_the_class(method):
+    from apo.objectives.base import objectives
+    keys = table_keys((ROOT / f"docs/methods/{method}.md").read_text(), "Options")
+    listed = {key.removeprefix("objective.") for key in keys if "=" not in key and "[" not in key}
+    assert listed == {field.name for field in fields(objectives.get(method))}
+
+
+def test_pages_of_methods_on_own_pairs_list_what_they_log():
+    from apo.objectives import self_rewarding, spin
+    from apo.objectives.pairs_from_round import RoundPairs
+    logged = {method: table_keys((ROOT / f"docs/methods/{method}.md").read_text(), "Logged")
+              for method in ("online_dpo", "self_rewarding", "spin")}
+    assert logged["online_dpo"] - {"minimum_gap"} == set(RoundPairs().metrics())
+    for method, module in (("self_rewarding", self_rewarding), ("spin", spin)):
+        assert logged[method] == set(re.findall(r'"([a-z]+/\w+)": running', inspect.getsource(module)))
 
 
 def test_the_pages_of_filtering_and_conditional_list_options_of_the_schema():

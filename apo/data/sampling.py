@@ -63,6 +63,10 @@ class BatchSource(ABC):
         """Up to `count` of the rows that `next` will return next; the cursor stays where it is."""
         raise ConfigError(f"{type(self).__name__} does not show its rows ahead of time")
 
+    def news(self) -> dict[str, Any]:
+        """What the source has measured since it was last asked, as `apo.metrics.running.Stat` by name."""
+        return {}
+
     @property
     @abstractmethod
     def documents_seen(self) -> int:

@@ -193,13 +193,13 @@ class Policy(nn.Module):
             other: `apo.models.reference.Reference`.
             detach_values: no gradient from the values into the trunk.
         """
+        over_vocabulary = tuple(name for name in want if name != "values")
         row_M, place_M, from_M, _ = batch.predictions()
         hidden_MD = self.hidden_of_rows(batch)[row_M, from_M]
         beside = None
         if other is not None:
             with other.as_it_was() as was:
                 beside = other.logits, was.hidden_of_rows(batch)[row_M, from_M]
-        over_vocabulary = tuple(name for name in want if name != "values")
         reduced = reduce_vocabulary(self.logits, self.head.weight.shape[0], hidden_MD,
                                     batch.input_ids_RT[row_M, place_M], over_vocabulary, beside)
 
@@ -217,6 +217,15 @@ class Policy(nn.Module):
     def as_evaluated(self):
         """Inside, without dropout."""
         return evaluating(self)
+
+    def without_dropout(self) -> None:
+        """From now on training drops nothing out either: of methods whose loss looks at how the policy has moved, which
+        dropout would have moved before the first step.  What is saved still names the probabilities."""
+        for module in self.modules():
+            for name, value in vars(module).items():
+                if isinstance(value, float) and (isinstance(module, nn.Dropout) and name == "p"
+                                                 or name.endswith(DROPOUT_SUFFIXES)):
+                    setattr(module, name, 0.0)
 
     @property
     def drops_out(self) -> bool:

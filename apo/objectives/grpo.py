@@ -1,8 +1,8 @@
 """Group relative policy optimisation (Shao et al. 2024) and its kin: a prompt's completions are measured against their
 mean, token by token with PPO's clip, without a value head.
 
-Dr. GRPO (Liu et al. 2025) is `scale=none loss_type=dr_grpo`; DAPO's loss (Yu et al. 2025) is `loss_type=token` with
-`clip_high`, `mask_truncated` and beta 0; GSPO (Zheng et al. 2025) is `ratio=sequence loss_type=sequence`.
+Dr. GRPO (Liu et al. 2025) is `scale=none average=constant`; DAPO's loss (Yu et al. 2025) is `average=token` with
+`clip_high`, `mask_truncated` and beta 0; GSPO (Zheng et al. 2025) is `ratio=sequence average=sequence`.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from apo.lazy import torch
 from apo.metrics import running
 from apo.objectives.base import Loss, NothingToDraw, objectives
 from apo.objectives.on_policy import (
-    PolicyGradient,
+    OnPolicy,
     advantage_metrics,
     everywhere,
     moved_metrics,
@@ -35,7 +35,7 @@ from apo.objectives.policy_gradient import (
 
 @objectives.register("grpo")
 @dataclass
-class GRPO(PolicyGradient):
+class GRPO(OnPolicy):
     """max(-A r, -A clip(r)) + beta k3."""
 
     beta: float = 0.0
@@ -47,11 +47,11 @@ class GRPO(PolicyGradient):
     """In the loss: times the ratio, by which its gradient is that of KL(policy || reference)."""
     scale: Literal["group", "batch", "none"] = "group"
     """Advantages are divided by the standard deviation of rewards in the group, in the round, or not."""
-    loss_type: Literal["token", "sequence", "dr_grpo"] = "token"
-    """Mean over the tokens of the step; mean of the means of completions; sum over tokens / (completions *
-    max_length)."""
-    max_length: int | None = None
-    """Of dr_grpo: a constant, the longest completion there can be."""
+    average: Literal["token", "sequence", "constant"] = "token"
+    """Of the loss: over the tokens of the step; over completions, of their means over tokens; over completions, of
+    their sums over tokens / `length`."""
+    length: int | None = None
+    """Tokens that `average=constant` divides by: the longest that a completion can be."""
     ratio: Literal["token", "sequence"] = "token"
     """pi / pi before the round of each token, or the geometric mean over the completion's."""
     clip: float = 0.2
@@ -63,12 +63,13 @@ class GRPO(PolicyGradient):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("clip", "clip_high", "max_length"):
+        for name in ("clip", "clip_high", "length"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"{name}: must be above 0, got {value:g}")
-        if (self.loss_type == "dr_grpo") != (self.max_length is not None):
-            raise ConfigError("max_length: loss_type=dr_grpo divides by it, and nothing else does: set both or neither")
+        if (self.average == "constant") != (self.length is not None):
+            raise ConfigError("length: average=constant divides by it, and nothing else does: set both or neither "
+                              "(objective.length=${rollout.max_new_tokens})")
 
     @property
     def generations(self) -> int:
@@ -94,11 +95,11 @@ class GRPO(PolicyGradient):
                       state=self.notice(kl_C, state))
 
     def count_items(self, batch) -> int:
-        """Tokens with `loss_type=token`, else completions."""
-        return super().count_items(batch) if self.loss_type == "token" else len(batch)
+        """Tokens or completions, whichever is averaged over."""
+        return super().count_items(batch) if self.average == "token" else len(batch)
 
     def compute_loss(self, policy, batch) -> Loss:
-        stats = self.stats(policy, batch)
+        stats = policy.completion_tokens(batch, ("entropy",))
         mask_RT, log_ratios_RT = stats.mask_BT, stats.logps_BT - batch.old_logps_RT
         if self.ratio == "sequence":
             log_ratios_RT = sequence_log_ratios(log_ratios_RT, mask_RT, mean=True)[:, None].expand_as(mask_RT)
@@ -115,9 +116,9 @@ class GRPO(PolicyGradient):
         return Loss(self.summed(torch.where(mask_RT, losses_RT, 0.0), mask_RT), metrics)
 
     def summed(self, losses_RT, mask_RT):
-        if self.loss_type == "sequence":
+        if self.average == "sequence":
             return (losses_RT.sum(1) / mask_RT.sum(1).clamp(min=1)).sum()
-        return losses_RT.sum() / (self.max_length if self.loss_type == "dr_grpo" else 1)
+        return losses_RT.sum() / (self.length if self.average == "constant" else 1)
 
 
 def group_metrics(round: Round, rewards_C, groups_C) -> dict[str, running.Stat]:

@@ -1,11 +1,12 @@
-"""What ppo, rloo, grpo and reinforce share: the price of a distance from the reference, the policy without dropout, and
-the metrics of a round and of how far the policy has moved within it.
+"""What ppo, rloo, grpo and reinforce share: the price of a distance from the reference, and the metrics of a round and
+of how far the policy has moved within it.
 
-`objective/*` is measured once, as the round begins, on what the policy wrote: so the KL there is the policy's own.
-Everything else is measured as the loss is.
+Each completion is a row.  All that depends on more than one (baselines, whitening) is computed of the whole round, so
+that minibatches and micro-batches cannot change it.  `objective/*` is measured once, as the round begins, on what the
+policy wrote: so the KL there is the policy's own.  The policy drops nothing out while it is trained (`apo/experience/
+make.py`): what is compared with the policy as the round began would otherwise differ from it before the first step.
 """
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ TOO_LOW_KL = -1.0
 
 
 @dataclass
-class PolicyGradient(Online):
+class OnPolicy(Online):
     """Raises the likelihood of its own completions by how much better they are than expected."""
 
     beta: float = 0.05
@@ -36,13 +37,6 @@ class PolicyGradient(Online):
     @property
     def needs(self) -> Needs:
         return Needs(view=VIEW, reference_model=self.beta > 0)
-
-    def stats(self, policy, batch, want: tuple[str, ...] = ("entropy",), detach_values: bool = False):
-        """`completion_tokens`, always without dropout: what is compared with the policy as the round began, which had
-        none, would otherwise differ from it before the first step, and ratios would be noise that the clip cuts at
-        random.  Where nothing is dropped out the mode is left alone, for activation checkpointing asks for training."""
-        with policy.as_evaluated() if policy.drops_out else nullcontext():
-            return policy.completion_tokens(batch, want, detach_values=detach_values)
 
     def log_ratios(self, round: Round):
         """[C, T]: log pi - log ref, whose sum is the KL of a completion; 0 without a reference."""
@@ -93,7 +87,6 @@ def round_metrics(round: Round, kl_C=None, penalty_C=0.0, scores_C=None) -> dict
         "objective/scores_std": running.std(raw_C, known_C),
         "objective/non_score_reward": running.mean(non_scores_C),
         "objective/rlhf_reward": running.mean(non_scores_C + (raw_C if scores_C is None else scores_C), known_C),
-        "tokens/responses_len_mean": running.mean(round.mask_CT.sum(1)),
         "val/num_eos_tokens": running.ratio(float(round.finished_C.sum()), 1.0),
     }
     return metrics if kl_C is None else metrics | {"objective/kl": running.mean(kl_C)}
@@ -110,6 +103,7 @@ def moved_metrics(stats, batch) -> dict[str, running.Stat]:
     log_ratios_RT = stats.logps_BT.detach() - batch.old_logps_RT
     ratios_RT = log_ratios_RT.clamp(max=LARGEST).exp()
     return {
+        "policy/policykl_avg": running.mean(-log_ratios_RT, mask_RT),
         "policy/approxkl_avg": running.mean(0.5 * log_ratios_RT ** 2, mask_RT),
         "policy/entropy_avg": running.mean(stats.entropy_BT, mask_RT),
         "policy/ratio": running.mean(ratios_RT, mask_RT),

@@ -16,7 +16,7 @@ from apo.lazy import torch
 from apo.metrics import running
 from apo.objectives.base import Loss, Needs, objectives
 from apo.objectives.on_policy import (
-    PolicyGradient,
+    OnPolicy,
     advantage_metrics,
     moved_metrics,
     round_metrics,
@@ -41,7 +41,7 @@ STOP_AT = 1.5
 
 @objectives.register("ppo")
 @dataclass
-class PPO(PolicyGradient):
+class PPO(OnPolicy):
     """max(-A r, -A clip(r)) + value_coef times half the clipped squared error of V - entropy_coef H, over tokens."""
 
     kl: Literal["k1", "k3", "full"] = "k1"
@@ -146,7 +146,7 @@ class PPO(PolicyGradient):
     # ---- a step ------------------------------------------------------------------------------------------------------
 
     def compute_loss(self, policy, batch) -> Loss:
-        stats = self.stats(policy, batch, ("values", "entropy"), self.is_detached)
+        stats = policy.completion_tokens(batch, ("values", "entropy"), detach_values=self.is_detached)
         log_ratios_RT = stats.logps_BT - batch.old_logps_RT
         counted_RT = stats.mask_BT & self.within_limit(log_ratios_RT.detach(), stats.mask_BT)[:, None]
         policy_losses_RT, clipped_RT = clipped_policy_losses(log_ratios_RT, batch.advantages_RT, self.clip)

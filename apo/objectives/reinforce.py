@@ -15,14 +15,14 @@ from apo.errors import ConfigError
 from apo.lazy import torch
 from apo.metrics import running
 from apo.objectives.base import Loss, objectives
-from apo.objectives.on_policy import PolicyGradient, advantage_metrics, moved_metrics, round_metrics, scores_of
+from apo.objectives.on_policy import OnPolicy, advantage_metrics, moved_metrics, round_metrics, scores_of
 from apo.objectives.online import Lesson, Round
 from apo.objectives.policy_gradient import discounted_returns, token_rewards
 
 
 @objectives.register("reinforce")
 @dataclass
-class Reinforce(PolicyGradient):
+class Reinforce(OnPolicy):
     """-A log pi, summed over a completion's tokens."""
 
     baseline: Literal["mean", "running", "none"] = "mean"
@@ -64,6 +64,6 @@ class Reinforce(PolicyGradient):
         return len(batch)
 
     def compute_loss(self, policy, batch) -> Loss:
-        stats = self.stats(policy, batch)
+        stats = policy.completion_tokens(batch, ("entropy",))
         losses_R = -(batch.advantages_RT * stats.logps_BT).sum(1)
         return Loss(losses_R.sum(), moved_metrics(stats, batch) | {"loss/policy_avg": running.mean(losses_R)})

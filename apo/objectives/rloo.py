@@ -11,7 +11,7 @@ from apo.lazy import torch
 from apo.metrics import running
 from apo.objectives.base import Loss, objectives
 from apo.objectives.on_policy import (
-    PolicyGradient,
+    OnPolicy,
     advantage_metrics,
     everywhere,
     moved_metrics,
@@ -25,7 +25,7 @@ from apo.objectives.policy_gradient import clipped_policy_losses, leave_one_out,
 
 @objectives.register("rloo")
 @dataclass
-class RLOO(PolicyGradient):
+class RLOO(OnPolicy):
     """max(-A r, -A clip(r)), r = pi(y) / pi(y) before the round, of whole completions."""
 
     clip: float = 0.2
@@ -56,7 +56,7 @@ class RLOO(PolicyGradient):
         return len(batch)
 
     def compute_loss(self, policy, batch) -> Loss:
-        stats = self.stats(policy, batch)
+        stats = policy.completion_tokens(batch, ("entropy",))
         log_ratios_R = sequence_log_ratios(stats.logps_BT - batch.old_logps_RT, stats.mask_BT, mean=False)
         advantages_R = of_rows(batch.advantages_RT, stats.mask_BT)
         losses_R, clipped_R = clipped_policy_losses(log_ratios_R, advantages_R, self.clip)
