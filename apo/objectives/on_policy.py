@@ -3,8 +3,10 @@ of how far the policy has moved within it.
 
 Each completion is a row.  All that depends on more than one (baselines, whitening) is computed of the whole round, so
 that minibatches and micro-batches cannot change it.  `objective/*` is measured once, as the round begins, on what the
-policy wrote: so the KL there is the policy's own.  The policy drops nothing out while it is trained (`apo/experience/
-make.py`): what is compared with the policy as the round began would otherwise differ from it before the first step.
+policy wrote: so the KL there is the policy's own.
+
+The policy drops nothing out while it is trained (`apo/experience/make.py`): what is compared with the policy as the
+round began, which dropped nothing out either, would otherwise differ from it before the first step.
 """
 
 from dataclasses import dataclass
@@ -48,9 +50,9 @@ class OnPolicy(Online):
         """What the next state says of warnings.  Warns the first time that the mean KL is plainly below 0."""
         kl, warned = float(kl_C.mean()), bool(state.get("warned_of_kl"))
         if kl < TOO_LOW_KL and not warned:
-            warn(f"objective/kl is {kl:.2f} nats: below 0, completions are not drawn from the policy whose "
-                 "log-probabilities are trained on. Look for top_p, top_k, a temperature other than 1, a least length "
-                 "or banned tokens")
+            warn(f"objective/kl is {kl:.2f} nats, and no KL is below 0: completions are not drawn from the policy "
+                 "whose log-probabilities are trained on. Banned tokens do that, and a sampler that is less precise "
+                 "than training")
         return {"warned_of_kl": warned or kl < TOO_LOW_KL}
 
 
@@ -92,7 +94,7 @@ def round_metrics(round: Round, kl_C=None, penalty_C=0.0, scores_C=None) -> dict
     return metrics if kl_C is None else metrics | {"objective/kl": running.mean(kl_C)}
 
 
-def advantage_metrics(advantages_CT, mask_CT) -> dict[str, running.Stat]:
+def advantage_metrics(advantages_CT, mask_CT=None) -> dict[str, running.Stat]:
     return {"advantages/mean": running.mean(advantages_CT, mask_CT),
             "advantages/std": running.std(advantages_CT, mask_CT)}
 
@@ -106,7 +108,6 @@ def moved_metrics(stats, batch) -> dict[str, running.Stat]:
         "policy/policykl_avg": running.mean(-log_ratios_RT, mask_RT),
         "policy/approxkl_avg": running.mean(0.5 * log_ratios_RT ** 2, mask_RT),
         "policy/entropy_avg": running.mean(stats.entropy_BT, mask_RT),
-        "policy/ratio": running.mean(ratios_RT, mask_RT),
         "val/ratio": running.mean(ratios_RT, mask_RT),
         "val/ratio_var": running.mean((ratios_RT - 1) ** 2, mask_RT),
     }

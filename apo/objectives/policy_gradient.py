@@ -42,7 +42,7 @@ def token_kl(kind: str, logps_CT, ref_logps_CT, mask_CT, kl_CT=None):
 
 
 def next_kl_coef(coef: float, kl: float, target: float | None, horizon: float, completions: int) -> float:
-    """The coefficient of the next round (Ziegler et al. 2019, eq. 2.2); without a target it is fixed.
+    """The coefficient of the next round (Ziegler et al. 2019, section 2.2); without a target it is fixed.
 
         coef * (1 + clip(kl / target - 1, -0.2, 0.2) * completions / horizon)
 
@@ -127,7 +127,7 @@ def deviation(moments: Sequence[float]) -> float:
 
 
 def leave_one_out(rewards_C, groups_C):
-    """[C]: mean reward of the other completions of the group (Kool et al. 2019; Ahmadian et al. 2024, eq. 8).  NaN
+    """[C]: mean reward of the other completions of the group (Kool et al. 2019; Ahmadian et al. 2024).  NaN
     where no other has a score, and where it has none itself."""
     sums_C, counts_C = in_groups(rewards_C, groups_C)
     baselines_C = (sums_C - rewards_C) / (counts_C - 1)
