@@ -98,8 +98,11 @@ def test_mistakes_are_told(given, said):
     ("task=pep8 method=mle", "stdlib yields texts without prompts, which are in the loss as a whole: leave it out"),
     ("task=toxicity method=dpo", "synthetic_toxicity yields texts without prompts"),
     ("task=hh method=dpo init_from.method=null",
-     "dpo compares completions, and their prompts are in no loss of its own or of a run it starts from: leave it out, "
-     "or set init_from.method=mle")])
+     "dpo compares completions, and their prompts are in no loss of its own or of a run that is trained before it: "
+     "leave it out, or set init_from.method=mle"),
+    ("task=hh method=dpo init_from.run=outputs/hh/mle/0123abcd-s1",
+     "dpo compares completions, and their prompts are in no loss of its own or of a run that is trained before it: "
+     "leave it out (command line)")])
 def test_prompts_are_in_the_loss_only_where_there_are_some_and_a_loss_for_them(given, said):
     [problem] = problems(*given.split(" "), "data.loss_on=all")
     assert problem.startswith(f"data.loss_on: {said}")
@@ -112,6 +115,15 @@ def test_prompts_are_in_the_loss_only_where_there_are_some_and_a_loss_for_them(g
 def test_a_chat_template_where_it_has_nothing_to_write(given, said):
     [problem] = problems(*given.split(" "), "data.chat_template=tokenizer")
     assert problem.startswith(f"data.chat_template: {said}")
+
+
+@pytest.mark.parametrize("given, said", [
+    ("init_from.method=mle", "init_from.run: a run starts from one run, and init_from.method=mle is set too"),
+    ("init_from.overrides=['training.max_steps=3']", "init_from.overrides: of a run that init_from.method trains"),
+    ("init_from.seed=2", "init_from.seed: of a run that init_from.method trains; that of init_from.run is")])
+def test_a_run_starts_from_one_run(given, said):
+    [problem] = problems("task=hh", "method=dpo", "init_from.run=outputs/hh/mle/0123abcd-s1", given)
+    assert problem.startswith(said)
 
 
 def test_all_mistakes_at_once():
