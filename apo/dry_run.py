@@ -90,7 +90,7 @@ def facts(config: Config) -> dict[str, str]:
         "training tokens": f"{most}{steps * tokens_per_step:,}" if steps else "unknown",
         "forward passes a step": f"{-(-training.effective_batch_size // training.per_device_train_batch_size)} of "
                                  f"{training.per_device_train_batch_size} rows (on one device)",
-        "parameters": parameters(shape) if shape else f"unknown: {known.why}",
+        "parameters": _parameters(shape) if shape else f"unknown: {known.why}",
     }
     for name, other in needed_runs(config).items():
         there = "finished" if RunDirectory(run_directory(other)).is_done() else "trained first"
@@ -166,7 +166,7 @@ def _shape(config: Config) -> tuple[Shape | None, str]:
     return Shape(parameters, text.num_hidden_layers, text.hidden_size, text.vocab_size, trained), ""
 
 
-def parameters(shape: Shape) -> str:
+def _parameters(shape: Shape) -> str:
     return f"{shape.parameters:,}" + (f", frozen, and {shape.trained:,} of an adapter"
                                       if shape.trained != shape.parameters else "")
 

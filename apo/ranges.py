@@ -180,10 +180,9 @@ def _loss_on(config: Config, view: str, record: str) -> Iterator[tuple[str, str]
     if record == "scored_text":
         yield "data.loss_on", (f"{config.data.source} yields texts without prompts, which are in the loss as a whole: "
                                "leave it out")
-    elif view != "scored_text" and config.init_from.method is None:
-        instead = "" if config.init_from.run else ", or set init_from.method=mle"
+    elif view != "scored_text" and not config.init_from.is_given:
         yield "data.loss_on", (f"{config.method} compares completions, and their prompts are in no loss of its own or "
-                               f"of a run that is trained before it: leave it out{instead}")
+                               "of a run it starts from: leave it out, or set init_from.method=mle")
 
 
 def _chat(config: Config, record: str) -> Iterator[tuple[str, str]]:
@@ -247,7 +246,8 @@ def _init_from(config: Config) -> Iterator[tuple[str, str]]:
     if start.run is None:
         return
     if start.method is not None:
-        yield "init_from.run", f"a run starts from one run, and init_from.method={start.method} is set too: leave one out"
+        yield "init_from.run", (f"a run starts from one run, and init_from.method={start.method} is set too: leave one "
+                                "out")
     for name in ("seed", "overrides"):
         if getattr(start, name) not in (None, []):
             yield f"init_from.{name}", "of a run that init_from.method trains; that of init_from.run is: leave it out"

@@ -17,7 +17,7 @@ from typing import Any, Callable
 from apo.console import say
 from apo.errors import ConfigError, RunError
 from apo.identity import RUN_NAME, run_directory
-from apo.rundir import RunDirectory
+from apo.rundir import RunDirectory, unwritable
 from apo.schema import ConditionalConfig, Config, LoraConfig, ModelConfig
 
 FINAL = "final"
@@ -202,7 +202,19 @@ def _made(needed: Config, what: str, train: Train | None) -> Path:
 
 @contextmanager
 def waiting_for(directory: Path):
-    from filelock import FileLock
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory.with_name(f".{directory.name}.start.lock")):
+    """Holds what processes that need the same run wait for: one of them trains it."""
+    from filelock import FileLock, Timeout
+    lock = FileLock(directory.with_name(f".{directory.name}.start.lock"))
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"another process trains {directory}: waiting for it")
+            lock.acquire()
+    except OSError as error:
+        raise unwritable(directory, error) from error
+    try:
         yield
+    finally:
+        lock.release()

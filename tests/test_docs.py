@@ -52,7 +52,7 @@ def train_commands() -> list[tuple[str, str]]:
     found = []
     for page in pages():
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-        commands = re.findall(r"^    (python train\.py .*--(?:task|experiment) .*)$", text, re.MULTILINE)
+        commands = re.findall(r"^    (python train\.py .*--(?:task|experiment|pipeline) .*)$", text, re.MULTILINE)
         found += [(page.name, command.partition(" #")[0].strip()) for command in commands]
     return found
 
@@ -64,11 +64,25 @@ def test_commands_compose(page, command):
         pytest.skip("run whole by the test of the toy")
     from apo.cli import parse_arguments
     from apo.config import make_plan
-    assert make_plan(parse_arguments(shlex.split(command)[2:])).configs
+    from apo.pipeline import make_pipelines
+    request = parse_arguments(shlex.split(command)[2:])
+    assert make_pipelines(request) if request.pipeline else make_plan(request).configs
 
 
 def test_experiments_are_among_the_commands_checked():
     assert [command for _, command in train_commands() if "--experiment " in command]
+
+
+def test_the_page_of_pipelines_lists_them_and_its_file_is_one(tmp_path):
+    from apo.cli import found, parse_arguments
+    from apo.pipeline import make_pipelines
+    text = (ROOT / "docs/pipelines.md").read_text(encoding="utf-8")
+    assert table_keys(text, "What there is") == set(found("pipeline"))
+    shown = re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1]
+    (tmp_path / "mine.yaml").write_text(shown)
+    [made] = make_pipelines(parse_arguments(["--pipeline", str(tmp_path / "mine.yaml"), "--scale", "smoke"]))
+    assert [stage.needs for stage in made.stages] == [
+        {}, {"weights": "sft"}, {"weights": "sft", "scorer.model": "judge"}, {"weights": "policy"}]
 
 
 def test_what_is_listed_is_what_the_pages_say():
