@@ -48,6 +48,7 @@ class Stage:
     """The stage whose policy it starts from; null for what its method starts from by itself."""
     uses: dict[str, str] = field(default_factory=dict)
     """Option -> the stage whose run directory it holds."""
+    own_seed: bool = False
 
     @property
     def directory(self) -> Path:
@@ -67,7 +68,8 @@ class Pipeline:
 
     @property
     def seed(self) -> int:
-        return self.stages[0].config.seed
+        """Of the stages that have none of their own."""
+        return next((stage for stage in self.stages if not stage.own_seed), self.stages[-1]).config.seed
 
     @property
     def record(self) -> Path:
@@ -192,7 +194,7 @@ class Composer:
         try:
             config = self.composed(written, start, uses)
             data_size(config)
-            self.stages.append(Stage(written.name, config, start, uses))
+            self.stages.append(Stage(written.name, config, start, uses, self.has_seed(written)))
             found = self.disagreements(self.stages[-1])
         except ConfigError as error:
             config, found = None, error.problems
@@ -202,9 +204,11 @@ class Composer:
             self.writers.append(written.name)
 
     def composed(self, written: StageFile, start: str | None, uses: dict[str, str]) -> Config:
+        """The command line wins over the file, but for a seed that a stage has there: `--seed` is of all the others."""
         asked, told = parse_arguments(written.overrides), []
         overrides = single([replace(each, origin=written.origin) for each in asked.arguments], told)
-        layers = [[*self.used(uses, written.origin), *overrides], self.for_all, self.own[written.name]]
+        for_all = [each for each in self.for_all if not (self.has_seed(written) and _of(each, "seed"))]
+        layers = [[*self.used(uses, written.origin), *overrides], for_all, self.own[written.name]]
         weights = []
         if start is not None:
             weights = [Argument(f"init_from.run={quoted(str(self.directories.get(start, UNKNOWN)))}", written.origin)]
@@ -215,6 +219,10 @@ class Composer:
                      *weights]
         plan = make_plan(Request(arguments, [*self.plugins, *asked.plugins], problems=[*asked.problems, *told]))
         return plan.configs[0]
+
+    def has_seed(self, written: StageFile) -> bool:
+        return any(_of(each, "seed") for each in [*parse_arguments(written.overrides).arguments,
+                                                  *self.own[written.name]])
 
     def task_of(self, written: StageFile) -> list[Argument]:
         """The nearest word on it: the command line's for the stage, the stage's, the command line's, the pipeline's."""

@@ -210,7 +210,7 @@ def waiting_for(directory: Path):
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            say(f"another process trains {directory}: waiting for it")
+            say(f"another process is at {directory}: waiting for it")
             lock.acquire()
     except OSError as error:
         raise unwritable(directory, error) from error

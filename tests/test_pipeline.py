@@ -133,11 +133,17 @@ def test_seeds_are_pipelines_of_one_config(file):
         assert other.config.init_from.run is None or other.config.init_from.run.endswith("-s2")
     assert re.fullmatch(r"outputs/pipelines/mine-[0-9a-f]{8}-s1\.json", str(first.record))
     assert str(second.record) == str(first.record).replace("-s1.json", "-s2.json")
-    assert one_judge(file).stages[1].directory.name.endswith("-s7")
 
-
-def one_judge(file):
-    return one("--pipeline", file(JUDGED), *HH, "--seed=2", "judge.seed=7")
+def test_one_judge_for_all_seeds(file):
+    """The same one, and of all seeds one config."""
+    named = file("stages:\n  judge: {method: reward_model, from: null, overrides: [seed=9]}\n  sft: {method: mle}\n"
+                 "  policy: {method: awr, uses: {scorer.model: judge}}\n")
+    made = make_pipelines(parse_arguments(["--pipeline", named, *HH, "--seed", "1,2"]))
+    [judge] = {pipeline.stages[0].directory for pipeline in made}
+    assert judge.name.endswith("-s9") and [pipeline.seed for pipeline in made] == [1, 2]
+    assert {pipeline.stages[2].config.scorer["model"] for pipeline in made} == {str(judge)}
+    assert len({pipeline.stages[2].directory.name.partition("-")[0] for pipeline in made}) == 1
+    assert stages("--pipeline", named, *HH, "judge.seed=8")["judge"].config.seed == 8
 
 
 def test_a_reward_model_that_nobody_uses_is_noted(file):
