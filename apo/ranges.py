@@ -106,6 +106,7 @@ def disagreements(config: Config) -> Iterator[tuple[str, str]]:
     yield from _training(config)
     yield from _data(config)
     yield from _model(config)
+    yield from _init_from(config)
     yield from _evaluation(config)
     yield from _templates(config)
     yield from _rollout(config)
@@ -235,7 +236,7 @@ def _loss_on(config: Config, view: str, record: str) -> Iterator[tuple[str, str]
     if record == "scored_text":
         yield "data.loss_on", (f"{config.data.source} yields texts without prompts, which are in the loss as a whole: "
                                "leave it out")
-    elif view != "scored_text" and config.init_from.method is None:
+    elif view != "scored_text" and not config.init_from.is_given:
         yield "data.loss_on", (f"{config.method} compares completions, and their prompts are in no loss of its own or "
                                "of a run it starts from: leave it out, or set init_from.method=mle")
 
@@ -285,7 +286,7 @@ def _model(config: Config) -> Iterator[tuple[str, str]]:
     elif model.name is None and not model.config:
         yield "model.name", ("missing: a name on the hub or a directory (model=hub model.name=gpt2), or the size of a "
                              "fresh model in model.config")
-    given = model.is_trained or config.init_from.method is not None
+    given = model.is_trained or config.init_from.is_given
     adapted = model.lora.r is not None
     if adapted and not given and (model.name or model.config):
         yield "model.lora.r", ("an adapter needs a model that is trained already and kept somewhere, and a fresh one "
@@ -294,6 +295,18 @@ def _model(config: Config) -> Iterator[tuple[str, str]]:
         yield "model.quantization", "rounds weights that are given by model.name; a fresh model has none yet"
     elif model.quantization != "none" and not adapted and not Path(model.name or "", "adapter_config.json").is_file():
         yield "model.quantization", "rounded weights cannot be trained: set model.lora.r=16 (or model=qlora)"
+
+
+def _init_from(config: Config) -> Iterator[tuple[str, str]]:
+    start = config.init_from
+    if start.run is None:
+        return
+    if start.method is not None:
+        yield "init_from.run", (f"a run starts from one run, and init_from.method={start.method} is set too: leave one "
+                                "out")
+    for name in ("seed", "overrides"):
+        if getattr(start, name) not in (None, []):
+            yield f"init_from.{name}", "of a run that init_from.method trains; that of init_from.run is: leave it out"
 
 
 def _evaluation(config: Config) -> Iterator[tuple[str, str]]:

@@ -163,10 +163,18 @@ class InitFromConfig:
 
     method: str | None = None
     """The policy that this method leaves on the same task, data, model and seed: found, or trained first."""
+    run: str | None = None
+    """The directory of a finished run whose policy (`final/`) this one starts from, in place of `method`.  What makes
+    this another run is that one's task, method and hash, not where it lies."""
     seed: int | None = None
     """null: the run's own, so that seeds are independent from the beginning."""
     overrides: list[str] = field(default_factory=list)
     """Options of the start run alone (`['training.max_steps=100']`)."""
+
+    @property
+    def is_given(self) -> bool:
+        """There is a run to start from."""
+        return self.method is not None or self.run is not None
 
 
 @dataclass

@@ -54,7 +54,7 @@ def train_commands() -> list[tuple[str, str]]:
     found = []
     for page in pages():
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-        commands = re.findall(r"^    (python train\.py .*--(?:task|experiment) .*)$", text, re.MULTILINE)
+        commands = re.findall(r"^    (python train\.py .*--(?:task|experiment|pipeline) .*)$", text, re.MULTILINE)
         found += [(page.name, command.partition(" #")[0].strip()) for command in commands]
     return found
 
@@ -64,13 +64,32 @@ def test_commands_compose(page, command):
     """Every command line of the pages is a valid config, whatever the pages promise of it."""
     if "plugins=" in command:
         pytest.skip("run whole by the test of the toy")
+    if "mine.yaml" in command:
+        pytest.skip("composed by the test of the page's file")
     from apo.cli import parse_arguments
     from apo.config import make_plan
-    assert make_plan(parse_arguments(shlex.split(command)[2:])).configs
+    from apo.pipeline import make_pipelines
+    request = parse_arguments(shlex.split(command)[2:])
+    assert make_pipelines(request) if request.pipeline else make_plan(request).configs
 
 
 def test_experiments_are_among_the_commands_checked():
     assert [command for _, command in train_commands() if "--experiment " in command]
+
+
+def test_the_page_of_pipelines_lists_them_and_its_file_is_one(tmp_path, monkeypatch):
+    from apo.cli import found, parse_arguments
+    from apo.pipeline import make_pipelines
+    text = (ROOT / "docs/pipelines.md").read_text(encoding="utf-8")
+    assert table_keys(text, "What there is") == set(found("pipeline"))
+    shown = re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(shown)
+    [command] = [command for page, command in train_commands() if page == "pipelines.md" and "mine.yaml" in command]
+    made = make_pipelines(parse_arguments(shlex.split(command)[2:]))
+    assert [pipeline.seed for pipeline in made] == [1, 2, 3]
+    assert [stage.needs for stage in made[0].stages] == [
+        {}, {"weights": "sft"}, {"weights": "sft", "scorer.model": "judge"}, {"weights": "policy"}]
 
 
 def test_what_is_listed_is_what_the_pages_say():

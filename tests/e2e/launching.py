@@ -21,10 +21,12 @@ _context = None
 
 @dataclass
 class Pause:
-    """Where a child stops and waits to be killed: `place` of PLACES, at optimiser step, or round, `step`."""
+    """Where a child stops and waits to be killed: `place` of PLACES, at optimiser step, or round, `step`, of the run of
+    `method` where a child trains several."""
 
     place: str
     step: int
+    method: str = ""
 
 
 def forkserver():
@@ -71,7 +73,18 @@ def _child(arguments: list[str], log: str, pause: Pause | None, marker: str) -> 
     os.dup2(stream.fileno(), 2)
     sys.argv = ["train.py", *arguments]
     if pause is not None:
-        PLACES[pause.place](pause.step, Path(marker))
+        from apo import experiment
+        place = PLACES[pause.place]
+        if not pause.method:
+            place(pause.step, Path(marker))
+        else:
+            train = experiment.train
+
+            def trained(config):
+                if config.method == pause.method:
+                    place(pause.step, Path(marker))
+                return train(config)
+            experiment.train = trained
     from apo.launch import main
     sys.exit(main())
 
