@@ -204,6 +204,9 @@ def _rollout(config: Config) -> Iterator[tuple[str, str]]:
     yield from _judge(config)
     if not config.scorer and options.judge.kind in ("none", "rule"):
         yield "scorer", f"{config.method} learns from samples, and nothing judges them: name one"
+    if options.with_original and not method.off_policy:
+        yield "rollout.with_original", (f"{config.method} learns from what the policy writes and from nothing else: "
+                                        "leave it out")
     if not method.off_policy:
         untrue = {name: getattr(options, name) for name, true in
                   (("temperature", 1.0), ("top_p", 1.0), ("top_k", 0), ("min_new_tokens", 0))

@@ -277,6 +277,9 @@ class RolloutConfig:
     min_new_tokens: int = 0
     stop_strings: list[str] | None = None
     """null: those of the scenario that picks the best checkpoint."""
+    with_original: bool = False
+    """What the data have behind the prompt, the best completion or how the document goes on, is judged beside what is
+    sampled, and may be learnt from as that is."""
     missing_eos_penalty: float | None = None
     """Off the reward of a completion that does not end by itself."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)

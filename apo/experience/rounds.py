@@ -201,7 +201,7 @@ class Rounds(BatchSource):
         repeated = [place for place in range(len(chosen)) for _ in range(self.options.generations)]
         written = self.writer.write(self.policy, [chosen[place] for place in repeated], number, bar)
         rows = [(place, each.ids, each.finished, True) for place, each in zip(repeated, written)]
-        if self.objective.with_given:
+        if self.objective.with_given or self.options.with_original:
             end = chosen[0].ids[0]
             rows += [(place, prompt.given, prompt.given[-1:] == [end], False)
                      for place, prompt in enumerate(chosen) if prompt.given]
