@@ -10,9 +10,11 @@ applied here from the model's config, and `check_head` compares the result with 
 loaded: a silent difference would make every log-probability wrong.
 """
 
+import copy
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
@@ -221,11 +223,14 @@ class Policy(nn.Module):
     def without_dropout(self) -> None:
         """From now on training drops nothing out either: of methods whose loss looks at how the policy has moved, which
         dropout would have moved before the first step.  What is saved still names the probabilities."""
+        still: dict[int, Any] = {}
         for module in self.modules():
             for name, value in vars(module).items():
                 if isinstance(value, float) and (isinstance(module, nn.Dropout) and name == "p"
                                                  or name.endswith(DROPOUT_SUFFIXES)):
                     setattr(module, name, 0.0)
+            if module not in (self.model, self.language_model) and hasattr(vars(module).get("config"), "to_dict"):
+                module.config = still.setdefault(id(module.config), _without_dropout(module.config))
 
     @property
     def drops_out(self) -> bool:
@@ -298,6 +303,16 @@ class Policy(nn.Module):
         if own.shape != ours.shape or not torch.allclose(own, ours, rtol=1e-3, atol=1e-3):
             raise ModelError(f"{type(self.language_model).__name__} computes its logits in a way of its own after the "
                              "head, which is not supported; choose another architecture")
+
+
+def _without_dropout(config):
+    """A copy: some layers read probabilities where they are used (Falcon, Persimmon), and the model's own config is
+    what is saved."""
+    config = copy.deepcopy(config)
+    for name, value in vars(config).items():
+        if isinstance(value, float) and name.endswith(DROPOUT_SUFFIXES):
+            setattr(config, name, 0.0)
+    return config
 
 
 def rows(x_BSD: torch.Tensor) -> torch.Tensor:
