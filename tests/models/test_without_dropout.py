@@ -19,8 +19,7 @@ SHAPES = {
     "gpt_neox": {**SMALL, "intermediate_size": 64, "attention_dropout": 0.2, "hidden_dropout": 0.2},
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2, "attention_dropout": 0.2, "hidden_dropout": 0.2},
     "falcon": {**SMALL, "attention_dropout": 0.2, "hidden_dropout": 0.2},
-    "opt": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64, "word_embed_proj_dim": 32,
-            "dropout": 0.2, "attention_dropout": 0.2},
+    "opt": {**SMALL, "ffn_dim": 64, "word_embed_proj_dim": 32, "dropout": 0.2, "attention_dropout": 0.2},
     "persimmon": {**SMALL, "intermediate_size": 64, "attention_dropout": 0.2, "hidden_dropout": 0.2},
     "phi": {**SMALL, "intermediate_size": 64, "attention_dropout": 0.2, "embd_pdrop": 0.2, "resid_pdrop": 0.2},
 }
@@ -66,9 +65,11 @@ def test_each_dropout_of_its_own(architecture, option):
 
 
 @pytest.mark.parametrize("found", [False, True])
-def test_the_dropout_of_an_adapter(found):
+def test_the_dropout_of_an_adapter(found, tmp_path):
     """Also where a frozen copy of a trained one stands beside it."""
-    model = attach(build("llama"), LoraConfig(r=4, dropout=0.2), ModelConfig(), seed=1)
+    build("llama").save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    model = attach(model, LoraConfig(r=4, dropout=0.2), ModelConfig(name=str(tmp_path)), seed=1)
     policy = train(Policy(model), 2)                         # an adapter is 0 before its first step
     if found:
         reference_of(policy, adapter_is_new=False)
