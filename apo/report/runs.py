@@ -5,7 +5,6 @@ A *run* is a directory that holds `config.yaml`.  Anything else that transformer
 with a config, so that from then on it is a run like the others, except that nobody knows how it was trained.
 """
 
-import json
 import os
 import re
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from apo.disk import write_atomic
 from apo.errors import EvaluationError, RunError
 from apo.identity import config_hash
 from apo.models.files import is_model
-from apo.rundir import read_json
+from apo.rundir import read_json, read_jsonl
 from apo.schema import Config
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -135,21 +134,6 @@ def run_directories(names: Iterable[str]) -> list[tuple[str, str]]:
         else:
             found[name if kind in ("hub", "published") else os.path.normpath(name)] = kind
     return [(kind, name) for name, kind in found.items()]
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """[] where there is no file.  A half-written last line, the mark of a kill, is left out; elsewhere RunError."""
-    if not path.is_file():
-        return []
-    # Not splitlines(): samples may hold characters that it takes for the end of a line, and JSON does not escape.
-    rows, lines = [], path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            if number < len(lines):
-                raise RunError(f"{path}, line {number}: not JSON. The file is damaged.") from None
-    return rows
 
 
 def write(path: Path, text: str) -> None:
