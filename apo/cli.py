@@ -5,7 +5,7 @@ becomes
     task=pep8 method=mle,awr offline=true training.learning_rate=1e-3
 
 Nothing here imports Hydra, YAML or a model, so that `--help` costs no more than the interpreter: what it lists is
-found by reading the first comment of every file in `configs/task`, `configs/method` and `configs/scale`.
+found by reading the first comment of every file in `configs/task`, `configs/method` and their like.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ from apo.registry import canonical
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 COMMAND_LINE = "command line"
 
-LISTED = {"task": "tasks", "method": "methods", "scale": "scales"}
+LISTED = {"task": "tasks", "method": "methods", "scale": "scales", "pipeline": "pipelines"}
 """Groups that --help and --list show."""
 MANY = {"experiment": "experiments", "model": "models"}
 """Groups that --list shows and --help, which is one page, does not."""
@@ -32,7 +32,7 @@ NODES = {
     "objective": "the method's own options: alpha, beta, score_threshold, ...",
     "data": "source, path, columns, block_size, filter_threshold, conditional_training_config",
     "model": "a fresh model's architecture and size, or a name on the hub: model=hub model.name=gpt2",
-    "init_from": "what training starts from: the policy that another method leaves on the same task, and its options",
+    "init_from": "what training starts from: the policy that another method leaves on the same task, or a run",
     "rollout": "how a method that learns from its own samples writes them: prompts, generations, epochs, lengths",
     "scorer": "what judges text: scorer=pep8, or your own, scorer=module:function",
     "evaluation": "scenarios, metrics, what judges samples, how often, how many held-out tokens",
@@ -46,6 +46,7 @@ VALUES = {
     "method": ("NAME|FILE", "how"),
     "scale": ("NAME", "size of everything (demo)"),
     "experiment": ("NAME", "a published setting: task, method, scale and every option of it (--list)"),
+    "pipeline": ("NAME|FILE|A,B", "stages, each a run that starts from an earlier one (docs/pipelines.md)"),
     "seed": ("N", "of data order, initialisation, sampling and dropout (1)"),
     "output_dir": ("DIR", "where run directories go (outputs)"),
     "cache_dir": ("DIR", "scored and tokenised data, shareable ($APO_CACHE, else ~/.cache/apo)"),
@@ -62,7 +63,7 @@ SWITCHES = {
 MODES = {
     "dry_run": "print the resolved config, sizes, steps and estimates, and stop",
     "sweep": "let commas make several runs in any option, not only in task, method, seed and scale",
-    "list": "tasks, methods, scales, experiments and models, one per line",
+    "list": "tasks, methods, scales, pipelines, experiments and models, one per line",
     "help": "this page",
 }
 OVERRIDE = "--override"
@@ -100,6 +101,11 @@ class Request:
     native: list[str] = field(default_factory=list)
     """Flags for Hydra."""
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def pipeline(self) -> str | None:
+        """What --pipeline names, the last word of several."""
+        return next((argument.value for argument in reversed(self.arguments) if argument.key == "pipeline"), None)
 
     @property
     def multirun(self) -> bool:
@@ -279,6 +285,7 @@ HEAD = """\
 Train a language model on scored text, so that it scores better.
 
 usage: python train.py --task TASK --method METHOD [flags] [node.option=value ...]
+       python train.py --task TASK --pipeline NAME|METHOD,METHOD,... [flags] [[stage.]node.option=value ...]
 """
 
 TAIL = """\
@@ -289,4 +296,5 @@ examples:
   python train.py --task pep8 --method mle,conditional --seed 1,2,3
   python train.py --task pep8 --method awr objective.beta=0.1,1 --sweep
   python train.py --task custom --method filtering data.path=mine.jsonl scorer=my_module:my_function
-  python train.py --task my_task.yml --method conditional --scale smoke --dry-run"""
+  python train.py --task my_task.yml --method conditional --scale smoke --dry-run
+  python train.py --task hh --pipeline sft,dpo,kto dpo.objective.beta=0.3 --dry-run"""

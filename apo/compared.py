@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from apo.advantages import Advantages
+from apo.budget import training_steps
 from apo.cache import Cache
 from apo.console import say, warn
 from apo.data.chat import chat_key
@@ -80,6 +81,10 @@ def compared(config: Config, objective: Objective, corpus, stores: tuple, policy
             key["reward_noise"] = config.data.reward_noise
         if needs.reference or needs.reference_tokens or needs.prompt_value:
             key["weights"] = weights_digest(policy)
+        if needs.view == "completion":
+            choose(config, objective, found, corpus, policy, tokenizer, scorer, key, cache)
+        sizes = corpus.describe() | train.describe()
+        train.reach = training_steps(config, sizes["tokens_per_epoch"], sizes["tokens_per_step"])
         both = [(split, each) for split, each in (("train", train), ("heldout", found.heldout)) if each is not None]
         for split, each in both:
             asked = ({**key, "split": split}, cache, found.precision, config.training.per_device_train_batch_size)
@@ -87,8 +92,6 @@ def compared(config: Config, objective: Objective, corpus, stores: tuple, policy
                 each.keep_reference_tokens(reference_token_logps(policy, each, *asked))
             elif needs.reference:
                 each.keep_reference(reference_logps(policy, each, *asked))
-        if needs.view == "completion":
-            choose(config, objective, found, corpus, policy, tokenizer, scorer, key, cache)
         if needs.reference_model:
             objective.reference = reference_of(policy)
     scale = corpus.reward_scale.describe() if corpus.reward_scale else {}

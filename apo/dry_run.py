@@ -6,6 +6,7 @@ estimates and say what they rest on.
 
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from apo.budget import training_steps
@@ -14,7 +15,7 @@ from apo.errors import ConfigError, ModelError, UserError
 from apo.identity import run_directory, to_yaml, view_of
 from apo.rundir import RunDirectory
 from apo.schema import Config
-from apo.stages import reward_model_configs, start_config
+from apo.stages import reward_model_configs, start_config, start_directory, start_of
 
 ADAM_BYTES = 16
 """Per parameter: weight, gradient and two moments, fp32."""
@@ -37,6 +38,35 @@ class Shape:
     """Parameters that are not frozen: all, or an adapter's."""
 
 
+@dataclass
+class Cost:
+    """What training costs, as far as it is known before anything is loaded."""
+
+    steps: int | None
+    tokens_per_step: int
+    """At most, where rows are as long as their prompts and completions."""
+    shape: Shape | None
+    why: str
+    """Why there is no shape."""
+    precision: str = ""
+    memory: float | None = None
+    """Bytes."""
+    rate: float | None = None
+    """FLOP/s of a matrix product here."""
+    seconds: float | None = None
+    """On this machine, without evaluation."""
+
+
+def cost(config: Config) -> Cost:
+    steps = _steps(config, view_of(config) == "scored_text")
+    tokens_per_step = config.training.effective_batch_size * config.data.block_size
+    shape, why = _shape(config)
+    found = Cost(steps, tokens_per_step, shape, why)
+    if shape is not None:
+        _estimate(found, config, shape)
+    return found
+
+
 def dry_run(config: Config) -> None:
     print(to_yaml(config), end="")                                          # noqa: T201
     print("---")                                                            # noqa: T201
@@ -47,14 +77,10 @@ def dry_run(config: Config) -> None:
 def facts(config: Config) -> dict[str, str]:
     """Name -> what is known, in the order it is printed."""
     training, data = config.training, config.data
-    packed = view_of(config) == "scored_text"
     rows = training.effective_batch_size
-    most = "" if packed else "at most "         # rows are as long as their prompts and completions
-    tokens_per_step = training.effective_batch_size * data.block_size
-    size = _data_size(config)
-    steps = _steps(config, packed)
-    start = start_config(config)
-    shape, why = _shape(config)
+    most = "" if view_of(config) == "scored_text" else "at most "
+    size, known = data_size(config), cost(config)
+    steps, tokens_per_step, shape = known.steps, known.tokens_per_step, known.shape
     lines = {
         "run directory": str(run_directory(config)),
         "documents": size["documents"],
@@ -64,13 +90,20 @@ def facts(config: Config) -> dict[str, str]:
         "training tokens": f"{most}{steps * tokens_per_step:,}" if steps else "unknown",
         "forward passes a step": f"{-(-training.effective_batch_size // training.per_device_train_batch_size)} of "
                                  f"{training.per_device_train_batch_size} rows (on one device)",
-        "parameters": _parameters(shape) if shape else f"unknown: {why}",
+        "parameters": _parameters(shape) if shape else f"unknown: {known.why}",
     }
-    needed = ({} if start is None else {"starts from": start}) | reward_model_configs(config)
-    for name, other in needed.items():
+    for name, other in needed_runs(config).items():
         there = "finished" if RunDirectory(run_directory(other)).is_done() else "trained first"
         lines[name] = f"{run_directory(other)} ({there})"
-    return lines | _estimates(config, shape, steps, tokens_per_step)
+    if directory := start_directory(config):
+        lines["starts from"] = f"{directory} ({'finished' if RunDirectory(directory).is_done() else 'not there yet'})"
+    return lines | _estimates(config, known)
+
+
+def needed_runs(config: Config) -> dict[str, Config]:
+    """Runs that are trained first where they are not there, by what they are for."""
+    start = start_config(config)
+    return ({} if start is None else {"starts from": start}) | reward_model_configs(config)
 
 
 def _steps(config: Config, packed: bool) -> int | None:
@@ -80,7 +113,8 @@ def _steps(config: Config, packed: bool) -> int | None:
     return training_steps(config, None)
 
 
-def _data_size(config: Config) -> dict[str, str]:
+def data_size(config: Config) -> dict[str, str]:
+    """Of the source, in words.  Raises ConfigError where its files are not there."""
     from apo.data.sources.base import sources
     try:
         source = sources.get(config.data.source)(config.data)
@@ -105,6 +139,8 @@ def _shape(config: Config) -> tuple[Shape | None, str]:
     from apo.models.load import model_shape, quieten, update_config
     quieten()
     model, adapter = config.model, None
+    if (directory := start_directory(config)) and RunDirectory(directory).is_done():
+        model = start_of(config, None)
     try:
         if model.name is None:
             shape = model_shape(model, model.vocab_size, config.data.block_size)
@@ -135,22 +171,37 @@ def _parameters(shape: Shape) -> str:
                                       if shape.trained != shape.parameters else "")
 
 
-def _estimates(config: Config, shape: Shape | None, steps: int | None, tokens_per_step: int) -> dict[str, str]:
-    if shape is None:
+def _estimates(config: Config, known: Cost) -> dict[str, str]:
+    if known.shape is None:
         return dict.fromkeys(("memory", "training time"), "unknown: follows from the parameters")
+    lines = {"memory": f"about {known.memory / 2**30:.2f} GiB (weights, gradients, moments; activations of "
+                       f"{_rows(config)} rows)",
+             "matmul rate here": f"{known.rate / 1e9:,.0f} GFLOP/s ({known.precision}, measured)"}
+    if known.seconds is not None:
+        lines["training time"] = f"about {duration(known.seconds)} on this machine, without evaluation"
+    return lines
+
+
+def _rows(config: Config) -> int:
+    """Of a forward pass."""
+    return min(config.training.per_device_train_batch_size, config.training.effective_batch_size)
+
+
+def _estimate(found: Cost, config: Config, shape: Shape) -> None:
     from apo.training_arguments import resolve_precision
     precision = resolve_precision(config.training.precision)
-    rows = min(config.training.per_device_train_batch_size, config.training.effective_batch_size)
     per_token = ACTIVATION_BYTES[precision] * (ACTIVATIONS_PER_WIDTH * shape.layers * shape.width + shape.vocabulary)
     frozen = BASE_BYTES[config.model.quantization] * shape.parameters if shape.trained != shape.parameters else 0
-    memory = ADAM_BYTES * shape.trained + frozen + rows * config.data.block_size * per_token
-    lines = {"memory": f"about {memory / 2**30:.2f} GiB (weights, gradients, moments; activations of {rows} rows)"}
-    rate = matmul_rate(precision)
-    lines["matmul rate here"] = f"{rate / 1e9:,.0f} GFLOP/s ({precision}, measured)"
-    if steps:
-        seconds = 6 * shape.parameters * steps * tokens_per_step / (rate * UTILISATION)
-        lines["training time"] = f"about {duration(seconds)} on this machine, without evaluation"
-    return lines
+    found.precision, found.rate = precision, _rate(precision)
+    found.memory = ADAM_BYTES * shape.trained + frozen + _rows(config) * config.data.block_size * per_token
+    if found.steps:
+        found.seconds = 6 * shape.parameters * found.steps * found.tokens_per_step / (found.rate * UTILISATION)
+
+
+@cache
+def _rate(precision: str) -> float:
+    """Once for all runs that are looked at together."""
+    return matmul_rate(precision)
 
 
 def matmul_rate(precision: str, size: int = 1024, seconds: float = 0.3) -> float:

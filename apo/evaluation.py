@@ -100,6 +100,8 @@ def named_files(config: Config) -> dict[str, str]:
     forms = {"data.chat_template": config.data.chat_template,
              **{f"{at}.chat_template": scenario.chat_template for at, scenario in scenarios.items()}}
     files |= {at: template_file(form) for at, form in forms.items() if form and form not in NOT_FILES}
+    if config.rollout.judge.template:
+        files["rollout.judge.template"] = Path(config.rollout.judge.template)
     return {at: content_hash(path) for at, path in files.items() if path.is_file()}
 
 

@@ -24,7 +24,7 @@ from apo.objectives.online import VIEW as ROUNDS
 from apo.rundir import RunDirectory, command_line, now, read_json, write_json
 from apo.schema import Config, ModelConfig
 from apo.scorers.base import Scorer
-from apo.stages import start_of, started_from, with_reward_models
+from apo.stages import check_start, start_of, started_from, with_reward_models
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -67,6 +67,8 @@ def train(config: Config) -> RunOutcome:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise RunError("started as one of several processes (WORLD_SIZE), which runs do not support yet: start one")
     run = RunDirectory(run_directory(config))
+    if config.force or not run.is_done():
+        check_start(config)
     with run.owned():
         if config.force:
             run.move_aside()
@@ -142,7 +144,7 @@ def generation_callbacks(config: Config, parts: Parts, run: RunDirectory) -> lis
     from apo.evaluation import as_trained
     from apo.models.reference import reference_of
     scenarios = {name: as_trained(scenario, config) for name, scenario in config.evaluation.scenarios.items()}
-    trained_before = config.init_from.method is not None or config.model.is_trained
+    trained_before = config.init_from.is_given or config.model.is_trained
     start = None
     if scenarios and trained_before and config.evaluation.kl_from_start:
         start = parts.objective.reference or reference_of(parts.policy)

@@ -1,7 +1,9 @@
-"""What the machine can do, and a setting of its C library that decides how fast a CPU trains."""
+"""What the machine can do, a setting of its C library that decides how fast a CPU trains, and which addresses are
+its own."""
 
 import ctypes
 import sys
+from urllib.parse import urlsplit
 
 from apo.lazy import torch
 
@@ -30,3 +32,8 @@ def reuse_freed_memory() -> bool:
     except (OSError, AttributeError):       # a C library without it (musl)
         return False
     return bool(mallopt(M_MMAP_THRESHOLD, KEEP) and mallopt(M_TRIM_THRESHOLD, KEEP))
+
+
+def is_local(url: str) -> bool:
+    """Whether a server's address is this machine's own."""
+    return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")

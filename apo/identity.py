@@ -7,12 +7,15 @@ spelling and the order of overrides do not matter, because the checked values ar
 import dataclasses
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any, Iterator
 
 from apo.schema import NOT_IDENTITY, Config, ScenarioConfig
 
 HASH_LENGTH = 8
+RUN_NAME = re.compile(rf"(?:.*/)?([^/]+/[^/]+/[0-9a-f]{{{HASH_LENGTH}}})-s(\d+)/?")
+"""Path of a run's directory: task, method and hash, and the seed."""
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -96,8 +99,17 @@ def changes(config: Config) -> dict[str, Any]:
 
 def identity(config: Config) -> dict[str, Any]:
     """`changes` without what does not make a run another run: paths, loggers, micro-batch, ..."""
-    return {path: value for path, value in changes(config).items()
+    return {path: placeless(value, config.seed) for path, value in changes(config).items()
             if not any(path == outside or path.startswith(outside + ".") for outside in NOT_IDENTITY)}
+
+
+def placeless(value: Any, seed: int) -> Any:
+    """The directory of a run, named as the start of this one or as its reward model, without the place where it lies.
+    Nor its seed where that is this run's own: runs of all seeds that start each from its like are one config."""
+    named = RUN_NAME.fullmatch(value) if isinstance(value, str) else None
+    if named is None:
+        return value
+    return named[1] if int(named[2]) == seed else f"{named[1]}-s{named[2]}"
 
 
 def config_hash(config: Config) -> str:

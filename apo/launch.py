@@ -12,7 +12,7 @@ import sys
 import tempfile
 import traceback
 from contextlib import contextmanager, suppress
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 from apo.cli import Request, help_text, list_lines, parse_arguments
 from apo.console import say
@@ -65,6 +65,8 @@ def answer(request: Request) -> int:
     if "list" in request.modes:
         print("\n".join(list_lines(request.plugins)))  # noqa: T201
         return 0
+    if request.pipeline is not None:
+        return run_pipelines(request)
     from apo.config import enter_hydra, make_plan
     plan = make_plan(request)
     for note in plan.notes:
@@ -112,27 +114,57 @@ def sweep_folder(plan, request: Request):
             yield [f"hydra.sweep.dir={folder}"]
 
 
+def run_pipelines(request: Request) -> int:
+    """One after the other, which are those of several seeds; a signal ends all of them, another failure its own."""
+    from apo.pipeline import make_pipelines
+    from apo.pipeline import run as run_stages
+    pipelines = make_pipelines(request)
+    for note in dict.fromkeys(note for each in pipelines for note in each.notes):
+        say(f"note: {note}")
+    set_environment(any(stage.config.offline for each in pipelines for stage in each.stages))
+    if "dry_run" in request.modes:
+        from apo.pipeline_drawing import drawing
+        print("\n\n".join(drawing(each) for each in pipelines))  # noqa: T201
+        return 0
+    results: list[Any] = []
+    for pipeline in pipelines:
+        results += run_stages(pipeline, experiment().train, lambda task: attempt(task, request.debug))
+        if any(isinstance(result, Interrupted) for result in results):
+            break
+    return max(exit_code(result) for result in results)
+
+
+def attempt(task: Callable[[], Any], debug: bool) -> Any:
+    """What comes of it, or the error, which has been reported."""
+    try:
+        return task()
+    except UserError as error:
+        report(error, debug)
+        return forgetful(error)
+    except Exception as error:
+        traceback.print_exc()
+        return forgetful(error)
+    finally:
+        gc.collect()
+
+
 def job(composed: Any) -> None:
     """One run, under Hydra.  Never raises, so that the others of a multirun go on."""
     from apo.config import from_hydra, run_directory
-    where, debug = "", True
-    try:
-        config = from_hydra(composed)
-        where, debug = str(run_directory(config)), config.debug
+    config = attempt(lambda: from_hydra(composed), debug=True)
+    if isinstance(config, Exception):
+        finished[""] = config
+        return
+    where = str(run_directory(config))
+
+    def one() -> Any:
         set_environment(config.offline)
         if planned > 1:
             say(f"[{len(finished) + 1}/{planned}] {where}")
         if any(isinstance(result, Interrupted) for result in finished.values()):
             raise UserError("not started: an earlier run was interrupted")
-        result = experiment().train(config)
-    except UserError as error:
-        report(error, debug)
-        result = error
-    except Exception as error:
-        traceback.print_exc()
-        result = error
-    finished[where] = forgetful(result)
-    gc.collect()
+        return experiment().train(config)
+    finished[where] = attempt(one, config.debug)
 
 
 def forgetful(result: Any) -> Any:

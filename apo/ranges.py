@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Iterator
 
 from apo.errors import UserError, nearest
+from apo.host import is_local
 from apo.schema import Config, DataConfig
 
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup",
@@ -52,6 +53,8 @@ _OF_CLASS: dict[str, dict[Limits, str]] = {
     "DataConfig": {COUNT: "max_documents pairs_per_prompt bucket_steps", Limits(2): "block_size ranking_length",
                    BELOW_ONE: "eval_fraction", SHARE: "reward_noise"},
     "SampledConfig": {COUNT: "num_prompts max_new_tokens", Limits(2): "per_prompt", POSITIVE: "temperature"},
+    "JudgeConfig": {COUNT: "per_response max_tokens concurrency", NOT_NEGATIVE: "temperature",
+                    ABOVE_ZERO_TO_ONE: "top_p"},
     "RolloutConfig": {COUNT: "prompts generations epochs max_new_tokens lengths", POSITIVE: "temperature",
                       ABOVE_ZERO_TO_ONE: "top_p", NOT_NEGATIVE: "top_k min_new_tokens missing_eos_penalty"},
     "ConditionalConfig": {SHARE: "drop_token_fraction"},
@@ -103,6 +106,7 @@ def disagreements(config: Config) -> Iterator[tuple[str, str]]:
     yield from _training(config)
     yield from _data(config)
     yield from _model(config)
+    yield from _init_from(config)
     yield from _evaluation(config)
     yield from _templates(config)
     yield from _rollout(config)
@@ -197,8 +201,12 @@ def _rollout(config: Config) -> Iterator[tuple[str, str]]:
     if config.data.block_size <= options.max_new_tokens:
         yield "rollout.max_new_tokens", (f"leaves no room for a prompt in data.block_size={config.data.block_size} "
                                          "tokens")
-    if not config.scorer:
+    yield from _judge(config)
+    if not config.scorer and options.judge.kind in ("none", "rule"):
         yield "scorer", f"{config.method} learns from samples, and nothing judges them: name one"
+    if options.with_original and not method.off_policy:
+        yield "rollout.with_original", (f"{config.method} learns from what the policy writes and from nothing else: "
+                                        "leave it out")
     if not method.off_policy:
         untrue = {name: getattr(options, name) for name, true in
                   (("temperature", 1.0), ("top_p", 1.0), ("top_k", 0), ("min_new_tokens", 0))
@@ -208,12 +216,30 @@ def _rollout(config: Config) -> Iterator[tuple[str, str]]:
                                       f"{name}={value:g} it would write from another distribution: leave it out")
 
 
+def _judge(config: Config) -> Iterator[tuple[str, str]]:
+    """Whether a judge has what it needs, and its template and pattern make sense."""
+    from apo.judges.rubric import Rubric
+    options = config.rollout.judge
+    if options.kind == "none":
+        return
+    for name in {"server": ("url", "model"), "model": ("model",)}.get(options.kind, ()):
+        if not getattr(options, name):
+            yield f"rollout.judge.{name}", f"missing: a judge of kind {options.kind} needs it"
+    if options.kind == "server" and options.url and config.offline and not is_local(options.url):
+        yield "rollout.judge.url", "offline=true, and this is another machine"
+    try:
+        own = {"pattern": options.pattern, "low": options.low, "high": options.high}
+        Rubric.from_file(Path(options.template), **own) if options.template else Rubric(**own)
+    except UserError as error:
+        yield "rollout.judge", str(error)
+
+
 def _loss_on(config: Config, view: str, record: str) -> Iterator[tuple[str, str]]:
     """Where `data.loss_on=all` would say nothing."""
     if record == "scored_text":
         yield "data.loss_on", (f"{config.data.source} yields texts without prompts, which are in the loss as a whole: "
                                "leave it out")
-    elif view != "scored_text" and config.init_from.method is None:
+    elif view != "scored_text" and not config.init_from.is_given:
         yield "data.loss_on", (f"{config.method} compares completions, and their prompts are in no loss of its own or "
                                "of a run it starts from: leave it out, or set init_from.method=mle")
 
@@ -263,7 +289,7 @@ def _model(config: Config) -> Iterator[tuple[str, str]]:
     elif model.name is None and not model.config:
         yield "model.name", ("missing: a name on the hub or a directory (model=hub model.name=gpt2), or the size of a "
                              "fresh model in model.config")
-    given = model.is_trained or config.init_from.method is not None
+    given = model.is_trained or config.init_from.is_given
     adapted = model.lora.r is not None
     if adapted and not given and (model.name or model.config):
         yield "model.lora.r", ("an adapter needs a model that is trained already and kept somewhere, and a fresh one "
@@ -272,6 +298,18 @@ def _model(config: Config) -> Iterator[tuple[str, str]]:
         yield "model.quantization", "rounds weights that are given by model.name; a fresh model has none yet"
     elif model.quantization != "none" and not adapted and not Path(model.name or "", "adapter_config.json").is_file():
         yield "model.quantization", "rounded weights cannot be trained: set model.lora.r=16 (or model=qlora)"
+
+
+def _init_from(config: Config) -> Iterator[tuple[str, str]]:
+    start = config.init_from
+    if start.run is None:
+        return
+    if start.method is not None:
+        yield "init_from.run", (f"a run starts from one run, and init_from.method={start.method} is set too: leave one "
+                                "out")
+    for name in ("seed", "overrides"):
+        if getattr(start, name) not in (None, []):
+            yield f"init_from.{name}", "of a run that init_from.method trains; that of init_from.run is: leave it out"
 
 
 def _evaluation(config: Config) -> Iterator[tuple[str, str]]:

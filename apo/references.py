@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Iterator
-from urllib.parse import urlsplit
 
 import torch
 
@@ -22,6 +21,7 @@ from apo.data.sources.base import Source, lines
 from apo.data.store import token_ids
 from apo.data.tokenizer import single_id, tokenizer_fingerprint
 from apo.errors import EvaluationError, ModelError
+from apo.host import is_local
 from apo.models.fingerprint import model_fingerprint
 from apo.models.load import find_model, load_trained
 from apo.models.policy import evaluating
@@ -34,7 +34,6 @@ FORMAT = 1
 """Of the cached texts; counted up when it changes."""
 AT_ONCE = 64
 """Texts asked of a server between two looks for signals."""
-LOCAL = ("localhost", "127.0.0.1", "::1")
 KIND, TEXTS, TOKENIZER = "references", "texts.jsonl", "tokenizer.json"
 
 
@@ -157,7 +156,7 @@ class ServerReference(Reference):
 
     def __init__(self, url: str, model: str, api_key_env: str, prompt: str, offline: bool):
         self.server, self.prompt = CompletionsServer(url, model, api_key_env), prompt
-        self.offline = offline and urlsplit(url).hostname not in LOCAL
+        self.offline = offline and not is_local(url)
 
     def key(self) -> dict[str, Any]:
         return {"server": self.server.url, "model": self.server.model, "prompt": self.prompt}

@@ -42,6 +42,10 @@ def read_json(path: Path):
         raise RunError(f"{path} is damaged ({error}); move the run directory away, or use force=true") from error
 
 
+def unwritable(path: Path, error: OSError) -> RunError:
+    return RunError(f"cannot write {path}: {error.strerror or error}; choose another place with --output-dir")
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """[] where there is no file.  A half-written last line, the mark of a kill, is left out; elsewhere RunError."""
     if not path.is_file():
@@ -94,8 +98,7 @@ class RunDirectory:
             raise RunError(f"{self.path} is being written by process {owner.get('pid', '?')} on "
                            f"{owner.get('host', '?')}; wait for it, or stop it") from None
         except OSError as error:
-            raise RunError(f"cannot write the run directory {self.path}: {error.strerror or error}; "
-                           "choose another with --output-dir") from error
+            raise unwritable(self.path, error) from error
         try:
             yield self
         except OSError as error:

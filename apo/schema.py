@@ -163,10 +163,18 @@ class InitFromConfig:
 
     method: str | None = None
     """The policy that this method leaves on the same task, data, model and seed: found, or trained first."""
+    run: str | None = None
+    """The directory of a finished run whose policy (`final/`) this one starts from, in place of `method`.  What makes
+    this another run is that one's task, method and hash, not where it lies."""
     seed: int | None = None
     """null: the run's own, so that seeds are independent from the beginning."""
     overrides: list[str] = field(default_factory=list)
     """Options of the start run alone (`['training.max_steps=100']`)."""
+
+    @property
+    def is_given(self) -> bool:
+        """There is a run to start from."""
+        return self.method is not None or self.run is not None
 
 
 @dataclass
@@ -222,6 +230,35 @@ class GenerationConfig:
 
 
 @dataclass
+class JudgeConfig:
+    """Who gives rewards to samples by a rubric (docs/judging.md)."""
+
+    kind: Literal["none", "rule", "policy", "model", "server"] = "none"
+    """none: the scorer's rewards, as they are; rule: the scorer's, said in the words of a judge and read like any
+    answer; policy: the policy in training; model: another model here; server: one behind a chat server."""
+    per_response: int = 3
+    """Answers to each question, of which the mean is taken."""
+    template: str | None = None
+    """A file with `{{ prompt }}` and `{{ response }}`.  null: an additive rubric of five points."""
+    pattern: str = "Score: {{ reward }}"
+    """What an answer ends with."""
+    low: float = 0.0
+    high: float = 5.0
+    """A number outside is not understood."""
+    model: str | None = None
+    """Of a server, the model's name there; of a model here, a directory or a name on the hub."""
+    url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable with the server's key."""
+    max_tokens: int = 300
+    """Of an answer."""
+    temperature: float = 0.7
+    top_p: float = 0.9
+    concurrency: int = 4
+    """Requests on their way at once."""
+
+
+@dataclass
 class RolloutConfig:
     """How a method that learns from its own samples writes them, round by round."""
 
@@ -240,8 +277,12 @@ class RolloutConfig:
     min_new_tokens: int = 0
     stop_strings: list[str] | None = None
     """null: those of the scenario that picks the best checkpoint."""
+    with_original: bool = False
+    """What the data have behind the prompt, the best completion or how the document goes on, is judged beside what is
+    sampled, and may be learnt from as that is."""
     missing_eos_penalty: float | None = None
     """Off the reward of a completion that does not end by itself."""
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
 
 
 @dataclass

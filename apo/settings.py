@@ -167,7 +167,7 @@ class Reader:
                 kept[setting.kind, setting.key] = setting
         ours = [setting for setting in kept.values() if setting.kind == "delete" and setting.origin is None]
         rest = [setting for setting in kept.values() if setting not in ours]
-        return [*ours, *_spent_otherwise(rest), *rest]
+        return [*ours, *_spent_otherwise(rest), *_started_otherwise(rest), *rest]
 
     def one(self, argument: Argument, sweep: bool, folders: list[Path], groups: tuple[str, ...]) -> list[Setting]:
         key, value, origin = argument.key, argument.value, argument.origin
@@ -250,6 +250,14 @@ def _spent_otherwise(settings: list[Setting]) -> Iterator[Setting]:
     written = {setting.key: setting for setting in settings if setting.key in paths}
     if sum(setting.choices != ("null",) for setting in written.values()) == 1:
         yield from (Setting(path, ("null",)) for path in sorted(paths - set(written)))
+
+
+def _started_otherwise(settings: list[Setting]) -> Iterator[Setting]:
+    """Where the user names the run to start from, the method that would be trained for that gives way."""
+    values = {setting.key: setting.choices for setting in settings if setting.kind == "value"}
+    if values.get("init_from.run", ("null",)) != ("null",):
+        unset = {"init_from.method": "null", "init_from.seed": "null", "init_from.overrides": "[]"}
+        yield from (Setting(path, (text,)) for path, text in unset.items() if path not in values)
 
 
 def missing_groups(settings: list[Setting]) -> list[str]:

@@ -1,5 +1,5 @@
 """Runs that a run needs: what it starts from, and the reward models among its scorers.  Each is found by its config or
-trained first, once for all that ask.
+trained first, once for all that ask; or it is named by its directory, and then it must be there.
 
 `init_from: {method: mle}` of a method's config means: the policy that mle leaves on the same task, data, model and seed
 at the same scale.  `scorer: {name: reward_model}` without a model means: the reward model of the same task, data and
@@ -7,6 +7,7 @@ model at the same scale, of one seed whatever the run's, since a judge is the sa
 run is a run like any other, in its own directory; here it is only found its config.
 """
 
+import json
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -15,8 +16,8 @@ from typing import Any, Callable
 
 from apo.console import say
 from apo.errors import ConfigError, RunError
-from apo.identity import run_directory
-from apo.rundir import RunDirectory
+from apo.identity import RUN_NAME, run_directory
+from apo.rundir import RunDirectory, unwritable
 from apo.schema import ConditionalConfig, Config, LoraConfig, ModelConfig
 
 FINAL = "final"
@@ -29,7 +30,7 @@ Train = Callable[[Config], Any]
 
 
 def start_config(config: Config) -> Config | None:
-    """The config of the run that this one starts from; None where it starts from its model."""
+    """The config of the run that this one starts from; None where it starts from its model, or from a directory."""
     if config.init_from.method is None:
         return None
     start, _ = _beside(config, config.init_from.method, config.init_from.overrides, config.init_from.seed,
@@ -80,18 +81,50 @@ def _listed(path) -> str:
     return quoted(path) if isinstance(path, str) else f"[{','.join(map(quoted, path))}]"
 
 
+def start_directory(config: Config) -> Path | None:
+    """The run that `init_from.run` names."""
+    return None if config.init_from.run is None else where_it_lies(config.init_from.run, config)
+
+
+def where_it_lies(directory: str, config: Config) -> Path:
+    """A run's directory; where it is not there, that of the same name beside the config's own: runs move together."""
+    named = Path(directory)
+    beside = Path(config.output_dir, *named.parts[-3:])
+    return beside if not named.is_dir() and RUN_NAME.fullmatch(directory) and beside.is_dir() else named
+
+
+def check_start(config: Config) -> None:
+    """RunError where the run that `init_from.run` names cannot be started from."""
+    directory = start_directory(config)
+    if directory is None:
+        return
+    if not RunDirectory(directory).is_done():
+        raise RunError(f"init_from.run: {directory} is not there or not finished; it is to be the directory of a run "
+                       "that is, outputs/TASK/METHOD/HASH-sSEED")
+    file = directory / FINAL / "config.json"
+    classes = json.loads(file.read_text(encoding="utf-8")).get("architectures") if file.is_file() else None
+    if any(name.endswith("ForSequenceClassification") for name in classes or ()):
+        raise RunError(f"init_from.run: {directory} was trained as a scorer and writes no text; start from the run "
+                       "that it started from")
+
+
 def reward_model_configs(config: Config) -> dict[str, Config]:
     """The configs of the runs whose reward models the config's scorers are, by the option that names each: those
     without a model.  Raises ConfigError for one that would need itself."""
     return {path: _reward_model_config(config, path, node) for path, node in _unnamed(config).items()}
 
 
-def _unnamed(config: Config) -> dict[str, dict[str, Any]]:
-    """Nodes of scorers `reward_model` that name no model, by their option."""
+def _reward_models(config: Config) -> dict[str, dict[str, Any]]:
+    """Nodes of scorers `reward_model`, by their option."""
     evaluation = config.evaluation
     nodes = {"scorer": config.scorer, "evaluation.scorer": evaluation.scorer}
     nodes |= {f"evaluation.heldout_scorers.{name}": node for name, node in evaluation.heldout_scorers.items()}
-    return {path: node for path, node in nodes.items() if node.get("name") == REWARD_MODEL and not node.get("model")}
+    return {path: node for path, node in nodes.items() if node.get("name") == REWARD_MODEL}
+
+
+def _unnamed(config: Config) -> dict[str, dict[str, Any]]:
+    """Those that name no model."""
+    return {path: node for path, node in _reward_models(config).items() if not node.get("model")}
 
 
 def _reward_model_config(config: Config, path: str, node: dict[str, Any]) -> Config:
@@ -118,7 +151,10 @@ def with_reward_models(config: Config, train: Train | None = None) -> Config:
     """The config with every reward model among its scorers named by the directory of its run, which is trained by
     `train(config)` first if it has to be; with None it must be there, or RunError says so."""
     named = deepcopy(config)
-    nodes = _unnamed(named)
+    nodes = _reward_models(named)
+    for node in nodes.values():
+        if node.get("model"):
+            node["model"] = str(where_it_lies(node["model"], config))
     for path, needed in reward_model_configs(config).items():
         nodes[path]["model"] = str(_made(needed, f"{path} is the reward model", train))
     return named
@@ -129,15 +165,23 @@ def started_from(config: Config) -> dict[str, str]:
     start = start_config(config)
     needed = ({} if start is None else {"init_from.run": start}) | {
         f"{path}.run": each for path, each in reward_model_configs(config).items()}
-    return {name: "/".join(run_directory(each).parts[-3:]) for name, each in needed.items()}
+    directories = {name: run_directory(each) for name, each in needed.items()}
+    if config.init_from.run is not None:
+        directories["init_from.run"] = Path(config.init_from.run)
+    return {name: "/".join(directory.parts[-3:]) for name, directory in directories.items()}
 
 
 def start_of(config: Config, train: Train | None) -> ModelConfig:
     """The model that a run starts from; `train` as in `with_reward_models`."""
     start = start_config(config)
-    if start is None:
+    if start is not None:
+        directory = _made(start, f"{config.method} starts from", train)
+    elif (directory := start_directory(config)) is None:
         return config.model
-    directory = _made(start, f"{config.method} starts from", train)
+    else:
+        check_start(config)
+        if train is not None:
+            say(f"{config.method} starts from {directory}")
     return replace(config.model, name=str(directory / FINAL), revision=None, tokenizer=None, from_scratch=False,
                    config={})
 
@@ -158,7 +202,19 @@ def _made(needed: Config, what: str, train: Train | None) -> Path:
 
 @contextmanager
 def waiting_for(directory: Path):
-    from filelock import FileLock
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory.with_name(f".{directory.name}.start.lock")):
+    """Holds what processes that need the same run wait for: one of them trains it."""
+    from filelock import FileLock, Timeout
+    lock = FileLock(directory.with_name(f".{directory.name}.start.lock"))
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"another process is at {directory}: waiting for it")
+            lock.acquire()
+    except OSError as error:
+        raise unwritable(directory, error) from error
+    try:
         yield
+    finally:
+        lock.release()

@@ -139,10 +139,11 @@ def tiny_llama():
 @pytest.fixture
 def completions_server(monkeypatch):
     """`completions_server(answer, mishaps=())`: a real HTTP server on localhost that speaks the completions protocol.
-    `answer(request) -> list of choices`, or a dict, which is the whole answer (of a chat); each of `mishaps` spoils one
-    request first: a status, ("status", headers, body), "drop" (the connection, in mid-answer), or bytes sent in place
-    of the answer.  Pauses between attempts are recorded in `.pauses` and not slept.  Also `.url`, `.requests` and
-    `.headers`."""
+    `answer(request) -> list of choices`, or a dict, which is the whole answer (of a chat), or a mishap; each of
+    `mishaps` spoils one request first: a status, (status, headers, body), "drop" (the connection, in mid-answer),
+    "trickle" (an answer that comes byte by byte and has no end), or bytes sent in place of the answer.  Pauses between
+    attempts are recorded in `.pauses` and not slept.  Also `.url`, `.requests` and `.headers`."""
+    import contextlib
     import json
     import threading
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -161,25 +162,35 @@ def completions_server(monkeypatch):
                 log.requests.append(body)
                 log.headers.append({"path": self.path, **self.headers})
                 mishap = next(waiting, None)
-                if mishap == "drop":
+                answered = answer(body) if mishap is None else mishap
+                if answered == "trickle":
+                    self.send_response(200)
+                    self.end_headers()
+                    self.close_connection = True
+                    with contextlib.suppress(OSError):      # which is how it ends
+                        while True:
+                            self.wfile.write(b" ")
+                            threading.Event().wait(0.001)
+                    return
+                if answered == "drop":
                     self.send_response(200)
                     self.send_header("Content-Length", "1000")
                     self.end_headers()
                     self.wfile.write(b'{"choices": [')
                     self.close_connection = True
                     return
-                status, headers, sent = 200, {}, mishap
-                if mishap is None:
-                    answered = answer(body)
+                status, headers, sent = 200, {}, answered
+                if isinstance(answered, (dict, list)):
                     sent = json.dumps(answered if isinstance(answered, dict) else {"choices": answered}).encode()
-                elif not isinstance(mishap, bytes):
-                    status, headers, sent = mishap if isinstance(mishap, tuple) else (mishap, {}, b"")
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(sent)))
-                self.end_headers()
-                self.wfile.write(sent)
+                elif not isinstance(answered, bytes):
+                    status, headers, sent = answered if isinstance(answered, tuple) else (answered, {}, b"")
+                with contextlib.suppress(OSError):          # of one who did not wait for it
+                    self.send_response(status)
+                    for name, value in headers.items():
+                        self.send_header(name, value)
+                    self.send_header("Content-Length", str(len(sent)))
+                    self.end_headers()
+                    self.wfile.write(sent)
 
             def log_message(self, *_):
                 pass

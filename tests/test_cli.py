@@ -94,7 +94,7 @@ def test_help_is_fast_and_loads_nothing():
 
 def test_list_is_for_machines():
     lines = process("--list").stdout.splitlines()
-    assert all(re.fullmatch(r"(task|method|scale|experiment|model)=[\w/]+\t\S.*", line) for line in lines)
+    assert all(re.fullmatch(r"(task|method|scale|pipeline|experiment|model)=[\w/]+\t\S.*", line) for line in lines)
     assert len(lines) == sum(len(cli.found(group)) for group in (*cli.LISTED, *cli.MANY))
 
 

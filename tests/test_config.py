@@ -81,7 +81,8 @@ def test_every_overlay_belongs_to_names_that_exist():
     stray = {group: set(cli.found(group)) - allowed for group, allowed in names.items()}
     assert not any(stray.values()), stray
     folders = {folder.name for folder in cli.CONFIGS.iterdir() if folder.is_dir()}
-    assert folders == {*names, "task", "method", "scale", "model", "experiment", "chat", "pep8", "toxicity", "pii"}
+    assert folders == {*names, "task", "method", "scale", "model", "experiment", "pipeline", "chat", "pep8", "toxicity",
+                       "pii"}
 
 
 @pytest.mark.parametrize("file", sorted(cli.CONFIGS.rglob("*.y*ml")), ids=lambda file: file.stem)

@@ -114,6 +114,15 @@ def test_a_chat_template_where_it_has_nothing_to_write(given, said):
     assert problem.startswith(f"data.chat_template: {said}")
 
 
+@pytest.mark.parametrize("given, said", [
+    ("init_from.method=mle", "init_from.run: a run starts from one run, and init_from.method=mle is set too"),
+    ("init_from.overrides=['training.max_steps=3']", "init_from.overrides: of a run that init_from.method trains"),
+    ("init_from.seed=2", "init_from.seed: of a run that init_from.method trains; that of init_from.run is")])
+def test_a_run_starts_from_one_run(given, said):
+    [problem] = problems("task=hh", "method=dpo", "init_from.run=outputs/hh/mle/0123abcd-s1", given)
+    assert problem.startswith(said)
+
+
 def test_all_mistakes_at_once():
     found = problems("task=pep8", "method=awr", "+training.learnig_rate=1", "objective.bta=2", "data.block_size=x",
                      "--frce", "scorer.select=3.5", "evaluation.best=nothing")

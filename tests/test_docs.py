@@ -14,8 +14,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 OFFLINE_RL = ("nll", "wbc", "r_gold", "r_lol", "a_lol", "a_lol_seq", "a_lol_ref_free", "a_lol_kl", "reward_threshold")
+OWN_PREFERENCES = ("best_of_n", "online_dpo", "external_reward_dpo", "self_rewarding", "spin")
+POLICY_GRADIENTS = ("ppo", "rloo", "grpo", "reinforce")
 METHODS = ("mle", "filtering", "conditional", "unlikelihood", "awr", "rwr", "dpo", "simpo", "orpo", "kto", "pro",
-           "reward_model", *OFFLINE_RL)
+           "reward_model", *OFFLINE_RL, *OWN_PREFERENCES, *POLICY_GRADIENTS)
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -52,7 +54,7 @@ def train_commands() -> list[tuple[str, str]]:
     found = []
     for page in pages():
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-        commands = re.findall(r"^    (python train\.py .*--(?:task|experiment) .*)$", text, re.MULTILINE)
+        commands = re.findall(r"^    (python train\.py .*--(?:task|experiment|pipeline) .*)$", text, re.MULTILINE)
         found += [(page.name, command.partition(" #")[0].strip()) for command in commands]
     return found
 
@@ -62,13 +64,32 @@ def test_commands_compose(page, command):
     """Every command line of the pages is a valid config, whatever the pages promise of it."""
     if "plugins=" in command:
         pytest.skip("run whole by the test of the toy")
+    if "mine.yaml" in command:
+        pytest.skip("composed by the test of the page's file")
     from apo.cli import parse_arguments
     from apo.config import make_plan
-    assert make_plan(parse_arguments(shlex.split(command)[2:])).configs
+    from apo.pipeline import make_pipelines
+    request = parse_arguments(shlex.split(command)[2:])
+    assert make_pipelines(request) if request.pipeline else make_plan(request).configs
 
 
 def test_experiments_are_among_the_commands_checked():
     assert [command for _, command in train_commands() if "--experiment " in command]
+
+
+def test_the_page_of_pipelines_lists_them_and_its_file_is_one(tmp_path, monkeypatch):
+    from apo.cli import found, parse_arguments
+    from apo.pipeline import make_pipelines
+    text = (ROOT / "docs/pipelines.md").read_text(encoding="utf-8")
+    assert table_keys(text, "What there is") == set(found("pipeline"))
+    shown = re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(shown)
+    [command] = [command for page, command in train_commands() if page == "pipelines.md" and "mine.yaml" in command]
+    made = make_pipelines(parse_arguments(shlex.split(command)[2:]))
+    assert [pipeline.seed for pipeline in made] == [1, 2, 3]
+    assert [stage.needs for stage in made[0].stages] == [
+        {}, {"weights": "sft"}, {"weights": "sft", "scorer.model": "judge"}, {"weights": "policy"}]
 
 
 def test_what_is_listed_is_what_the_pages_say():
@@ -126,7 +147,7 @@ def test_the_table_of_tasks_and_methods_is_what_there_is():
     assert list(methods) == list(METHODS)
     assert set(methods) == {path.stem for path in (ROOT / "configs/method").glob("*.yaml")}
     views = {"scored_text": "scored text", "preference": "preferences", "ranking": "rankings", "label": "labels",
-             "completion": "completions"}
+             "completion": "completions", "rollout": "its own samples"}
     for method, (what, view) in methods.items():
         said = (ROOT / f"configs/method/{method}.yaml").read_text().splitlines()[1]
         assert what == said.lstrip("# ").rstrip(".")
@@ -155,14 +176,20 @@ def table_keys(text: str, heading: str) -> set[str]:
     return {word for cell in first for word in re.findall(r"`([^`]+)`", cell)}
 
 
-@pytest.mark.parametrize("method", ["unlikelihood", "awr"])
-def test_pages_list_the_options_and_metrics_of_the_class(method):
+@pytest.mark.parametrize("method", ["unlikelihood", "awr", *POLICY_GRADIENTS])
+def test_pages_list_the_options_of_the_class(method):
     from apo.objectives.base import objectives
     cls, text = objectives.get(method), (ROOT / f"docs/methods/{method}.md").read_text()
     assert table_keys(text, "Options") == {f"objective.{field.name}" for field in fields(cls)}
     for field in fields(cls):
         shown = re.search(rf"`objective.{field.name}` \| (\S+) \|", text)[1]
         assert shown == (field.default if isinstance(field.default, str) else json.dumps(field.default))
+
+
+@pytest.mark.parametrize("method", ["unlikelihood", "awr"])
+def test_pages_list_the_metrics_of_the_class(method):
+    from apo.objectives.base import objectives
+    cls, text = objectives.get(method), (ROOT / f"docs/methods/{method}.md").read_text()
     logged = set(re.findall(r'"(\w+)": running\.', inspect.getsource(inspect.getmodule(cls))))
     assert table_keys(text, "Logged") == logged
 
@@ -196,6 +223,24 @@ def test_the_page_of_a_lol_has_the_defaults_presets_and_metrics_of_the_code():
     assert table_keys(text, "Logged") == set(re.findall(r'"([\w/]+)"(?:\]|:) =? ?running\.', code))
     numbers = re.findall(r"^(\d+)\. ", text.split("one by one:")[1], re.MULTILINE)
     assert numbers == [str(number) for number in range(1, 30)]
+
+
+@pytest.mark.parametrize("method", OWN_PREFERENCES)
+def test_pages_of_methods_on_own_pairs_list_the_options_of_the_class(method):
+    from apo.objectives.base import objectives
+    keys = table_keys((ROOT / f"docs/methods/{method}.md").read_text(), "Options")
+    listed = {key.removeprefix("objective.") for key in keys if "=" not in key and "[" not in key}
+    assert listed == {field.name for field in fields(objectives.get(method))}
+
+
+def test_pages_of_methods_on_own_pairs_list_what_they_log():
+    from apo.objectives import self_rewarding, spin
+    from apo.objectives.pairs_from_round import RoundPairs
+    logged = {method: table_keys((ROOT / f"docs/methods/{method}.md").read_text(), "Logged")
+              for method in ("online_dpo", "self_rewarding", "spin")}
+    assert logged["online_dpo"] - {"minimum_gap"} == set(RoundPairs().metrics())
+    for method, module in (("self_rewarding", self_rewarding), ("spin", spin)):
+        assert logged[method] == set(re.findall(r'"([a-z]+/\w+)": running', inspect.getsource(module)))
 
 
 def test_the_pages_of_filtering_and_conditional_list_options_of_the_schema():

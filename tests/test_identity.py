@@ -32,6 +32,25 @@ def test_the_hash_depends_on_what_makes_another_run(change):
     assert config_hash(load_config(base)) != config_hash(load_config([*base, change]))
 
 
+def test_the_hash_knows_a_run_by_its_name_and_not_by_its_place():
+    """Of the run that it starts from, or that judges; its seed counts where it is another than this run's."""
+    def named(*options):
+        return config_hash(load_config(["task=hh", "method=dpo", *options]))
+    for option in ("init_from.run=", "evaluation.heldout_scorers.rm=reward_model evaluation.heldout_scorers.rm.model="):
+        def at(place, *more, option=option):
+            return named(*f"{option}{place}".split(), *more)
+        assert at("outputs/hh/mle/0123abcd-s1") == at("/elsewhere/hh/mle/0123abcd-s1/") == at("hh/mle/0123abcd-s1")
+        assert at("o/hh/mle/0123abcd-s2", "seed=2") == at("o/hh/mle/0123abcd-s1") != at("o/hh/mle/0123abcd-s2")
+        others = ["o/hh/mle/0123abce-s1", "o/hh/filtering/0123abcd-s1", "o/pii/mle/0123abcd-s1", "o/mine"]
+        assert len({at(place) for place in ["o/hh/mle/0123abcd-s1", *others]}) == 5
+
+
+def test_a_named_start_takes_the_place_of_the_methods_own():
+    start = load_config(["task=hh", "method=dpo", "init_from.run=o/mine"]).init_from
+    assert (start.method, start.run, start.is_given) == (None, "o/mine", True)
+    assert load_config(["task=hh", "method=dpo", "init_from.run=null"]).init_from.method == "mle"
+
+
 def test_a_new_option_with_a_default_renames_nothing(monkeypatch):
     from apo.objectives.weighted_regression import AWR
     config = load_config(["task=pep8", "method=awr"])

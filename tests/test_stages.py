@@ -2,6 +2,7 @@
 what that run left."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from apo.cache import Cache
 from apo.config import load_config
 from apo.data.corpus import read_scored
 from apo.data.prepare import prepare
-from apo.errors import ConfigError, EvaluationError
+from apo.errors import ConfigError, EvaluationError, RunError
 from apo.identity import run_directory
 from apo.report.select import select
 from apo.scorers.make import make_scorer
@@ -82,6 +83,40 @@ def test_another_seed_starts_from_a_run_of_its_own_unless_told(places):
     assert start("data.loss_on=all") != start()
     assert stages.start_config(load_config([*places, "method=dpo", "data.loss_on=all"])).data.loss_on == "all"
     assert start("training.max_steps=4") == start()
+
+
+def test_a_run_starts_from_a_directory_that_is_named(places, tmp_path, capsys):
+    """Wherever it lies, and whatever it was trained with; also after both have moved together."""
+    start = experiment.train(load_config([*places, "method=filtering", "training.max_steps=5", "seed=3"])).path
+    words = [*places, "method=dpo", f"init_from.run={start}"]
+    assert stages.start_config(load_config(words)) is None
+    assert dry_run.facts(load_config(words))["starts from"] == f"{start} (finished)"
+    outcome = experiment.train(load_config(words))
+    assert f"dpo starts from {start}" in capsys.readouterr().err
+    begin = {row["heldout/bits_per_byte"] for row in rows_of(outcome) if row["step"] == 0
+             and "heldout/bits_per_byte" in row}
+    assert begin == {[row for row in rows_of(experiment.train(load_config(
+        [*places, "method=filtering", "training.max_steps=5", "seed=3"]))) if "heldout/bits_per_byte" in row][-1][
+            "heldout/bits_per_byte"]}
+    moved = [row["generation/unconditional/kl_full"] for row in rows_of(outcome)
+             if "generation/unconditional/kl_full" in row]
+    assert moved[0] == pytest.approx(0, abs=1e-6) and moved[-1] > 1e-4
+    identity = json.loads((outcome.path / "manifest.json").read_text())["identity"]
+    assert identity["init_from.run"] == "/".join(start.parts[-3:]) and "init_from.method" not in identity
+    shutil.copytree(start, tmp_path / "custom/filtering" / start.name)
+    config = load_config([*places, "method=dpo", f"init_from.run=gone/custom/filtering/{start.name}",
+                          f"output_dir={tmp_path}"])
+    assert run_directory(config).name == outcome.path.name
+    assert stages.start_of(config, None).name == str(tmp_path / "custom/filtering" / start.name / "final")
+
+
+def test_a_start_that_is_not_there_or_writes_no_text_is_refused_before_anything_is_written(places):
+    judge = experiment.train(load_config([*places, "method=reward_model"])).path
+    for directory, told in (("nowhere/mle/0123abcd-s1", "is not there or not finished"), (judge, "writes no text")):
+        config = load_config([*places, "method=kto", f"init_from.run={directory}"])
+        with pytest.raises(RunError, match=f"init_from.run: {directory} .*{told}"):
+            experiment.train(config)
+        assert not run_directory(config).exists()
 
 
 @pytest.mark.parametrize("method", ["simpo", "orpo", "pro", "reward_model"])

@@ -77,10 +77,10 @@ class LabelledRows(RankedRows):
         return prompt, [own, beside[:self.max_length - len(prompt)]]
 
     def documents(self) -> np.ndarray:
-        return self.items.documents_PN
+        return self.items.documents_PN[self.reached()]
 
     def keep_reference(self, logps_QN: np.ndarray) -> None:
-        own_P = self.items.documents_PN[:, 0]
+        own_P = self.documents()[:, 0]
         self.ref_logps_D, self.ref_beside_D = (np.full(self.store.num_documents, np.nan) for _ in range(2))
         self.ref_logps_D[own_P], self.ref_beside_D[own_P] = logps_QN.T
 

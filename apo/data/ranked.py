@@ -93,6 +93,8 @@ class RankedRows(BatchSource):
         self.rewards_D = -store.document_scores_D
         self.ref_logps_D: np.ndarray | None = None
         self.bucket_steps = bucket_steps
+        self.reach: int | None = None
+        """Steps that will be made; a reference is asked about what they serve.  None: about everything."""
         self._window = lru_cache(maxsize=2)(self._draw_window)
         self._order = lru_cache(maxsize=2)(self._draw_order)
 
@@ -164,10 +166,19 @@ class RankedRows(BatchSource):
         begin, middle, end = self.store.segment_starts_S1[first:first + 3]
         return self.store.tokens_N[begin:middle].tolist(), self.store.tokens_N[middle:end].tolist()
 
+    def reached(self) -> np.ndarray:
+        """Items that are served within `reach`, each once."""
+        if self.reach is None:
+            return np.arange(self.num_items)
+        count = -(-self.reach // self.bucket_steps) * self.bucket_steps * self.rows_per_step
+        epochs = range(-(-count // self.num_items))
+        served = np.concatenate([self._order(epoch) for epoch in epochs])[:count]
+        return np.unique(served)
+
     def documents(self) -> np.ndarray:
-        """[Q, BRANCHES] documents that occur in the items, each once, those of one prompt side by side: what a
-        reference is asked about."""
-        used = set(self.items.documents_PN.ravel().tolist()) - {ABSENT}
+        """[Q, BRANCHES] documents that occur in the items within reach, each once, those of one prompt side by side:
+        what a reference is asked about."""
+        used = set(self.items.documents_PN[self.reached()].ravel().tolist()) - {ABSENT}
         rows = []
         for group in groups(self.store):
             chosen = [int(document) for document in group if int(document) in used]

@@ -6,6 +6,7 @@ from typing import Any, Callable
 
 from apo.data.store import TokenStore
 from apo.evaluation import Template, as_trained, banned_ids
+from apo.experience.judging import judge_of
 from apo.experience.prompts import prompts_of
 from apo.experience.rounds import Rounds
 from apo.experience.writing import ByScorer, Writer
@@ -27,6 +28,8 @@ def rounds(config: Config, objective: Online, corpus: Any, store: TokenStore, po
     options = config.rollout
     prompts = prompts_of(corpus, store, tokenizer, end_id, room=config.data.block_size,
                          new_tokens=options.max_new_tokens, count=config.data.sampled.num_prompts, seed=config.seed)
+    if not objective.off_policy:
+        policy.without_dropout()
     if objective.needs.reference_model:
         objective.reference = reference_of(policy)
     scenario = _scenario(config, store.of_completions)
@@ -34,7 +37,12 @@ def rounds(config: Config, objective: Online, corpus: Any, store: TokenStore, po
                     scenario.generation.stop_strings,
                     banned_ids(scenario, config.evaluation, tokenizer, "banned token"), config.evaluation.batch_size,
                     config.seed)
-    return Rounds(options, objective, prompts, policy, writer, ByScorer(scorer), config.seed,
+    judge = ByScorer(scorer)
+    if options.judge.kind != "none":
+        judge = judge_of(options.judge, scorer=scorer, policy=policy, tokenizer=tokenizer, seed=config.seed,
+                         chat_template=config.data.chat_template, batch_size=config.evaluation.batch_size,
+                         folder=folder)
+    return Rounds(options, objective, prompts, policy, writer, judge, config.seed,
                   config.training.effective_batch_size, config.training.per_device_train_batch_size, precision, folder,
                   timed)
 

@@ -21,7 +21,8 @@ class Prompt:
     """The end of text before it among them."""
     text: str
     given: list[int]
-    """Tokens of the data's best completion, with its end of text where it has one."""
+    """Tokens of the data's best completion, with its end of text where it has one; none where it does not fit behind
+    the prompt."""
 
 
 @dataclass
@@ -48,7 +49,7 @@ def prompts_of(corpus: Any, store: TokenStore, tokenizer: Any, end_id: int, *, r
         count: beginnings of a task that has only text.
     Raises DataError where no prompt leaves room.
     """
-    every = (_own(corpus, store, end_id) if store.of_completions
+    every = (_own(corpus, store, end_id, room) if store.of_completions
              else _begun(corpus, tokenizer, count, seed, new_tokens))
     found = [prompt for prompt in every if len(prompt.ids) + new_tokens <= room]
     if not found:
@@ -57,7 +58,7 @@ def prompts_of(corpus: Any, store: TokenStore, tokenizer: Any, end_id: int, *, r
     return Prompts(found, len(every) - len(found))
 
 
-def _own(corpus: Any, store: TokenStore, end_id: int) -> list[Prompt]:
+def _own(corpus: Any, store: TokenStore, end_id: int, room: int) -> list[Prompt]:
     texts = {}
     for document in corpus.documents("train"):
         texts.setdefault(document.standing.group, document.texts[0])
@@ -66,8 +67,9 @@ def _own(corpus: Any, store: TokenStore, end_id: int) -> list[Prompt]:
     for group, document in zip(groups.tolist(), best.tolist()):
         first = store.document_segments_D1[document]
         begin, middle, end = store.segment_starts_S1[first:first + 3]
+        fits = 1 + end - begin <= room
         made.append(Prompt([end_id, *store.tokens_N[begin:middle].tolist()], texts[group],
-                           store.tokens_N[middle:end].tolist()))
+                           store.tokens_N[middle:end].tolist() if fits else []))
     return made
 
 

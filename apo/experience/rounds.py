@@ -164,6 +164,7 @@ class Rounds(BatchSource):
                     warn(f"round {number}: {'; '.join(reason.problems)}; another is sampled")
                     continue
             self.kept, self.number, self.served, self.skipped, self.state = kept, number, 0, False, kept.state
+            self.objective.take_up(self.state)
             news = Running()
             news.load_state_dict(kept.metrics, self.policy.device)
             self._news = news.stats
@@ -200,7 +201,7 @@ class Rounds(BatchSource):
         repeated = [place for place in range(len(chosen)) for _ in range(self.options.generations)]
         written = self.writer.write(self.policy, [chosen[place] for place in repeated], number, bar)
         rows = [(place, each.ids, each.finished, True) for place, each in zip(repeated, written)]
-        if self.objective.with_given:
+        if self.objective.with_given or self.options.with_original:
             end = chosen[0].ids[0]
             rows += [(place, prompt.given, prompt.given[-1:] == [end], False)
                      for place, prompt in enumerate(chosen) if prompt.given]
@@ -228,8 +229,10 @@ class Rounds(BatchSource):
         needs, objective = self.objective.needs, self.objective
         lengths_C = torch.tensor([len(ids) for ids in made.completion_ids])
         mask_CT = torch.arange(int(lengths_C.max())) < lengths_C[:, None]
+        known: dict[tuple[int, ...], int] = {}
+        texts = [known.setdefault(tuple(ids), len(known)) for ids in made.completion_ids]
         seen = Round(made.prompts_C, made.scores_C, written.finished_C, written.sampled_C, mask_CT,
-                     torch.zeros(mask_CT.shape))
+                     torch.zeros(mask_CT.shape), texts_C=np.array(texts))
         values, reference = needs.value_head, objective.reference if needs.reference_model else None
         seen.ref_logps_CT = None if reference is None else torch.zeros(mask_CT.shape)
         seen.values_CT = torch.zeros(mask_CT.shape) if values else None
@@ -299,6 +302,7 @@ class Rounds(BatchSource):
             self.kept = None
         self.number, self.served, self.skipped = int(state["round"]), int(state["served"]), bool(state["skipped"])
         self.state = state["state"]
+        self.objective.take_up(self.state)
 
     def _oldest_needed(self) -> int:
         """The earliest round in which a checkpoint stands."""
@@ -324,7 +328,7 @@ class Rounds(BatchSource):
     @property
     def rows_per_round(self) -> int:
         """Rows that a round has if nothing is dropped."""
-        return self.options.prompts * self.options.generations // self.objective.completions_per_row
+        return self.objective.rows_of(self.options.prompts, self.options.generations)
 
     @property
     def tokens_per_row(self) -> float:

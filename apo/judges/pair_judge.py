@@ -5,15 +5,13 @@ A judge prefers the text that it sees first (or the one that it sees last), by m
 MT-bench: two answers that disagree are a tie, and so is a win in one order with an equal in the other.
 """
 
-import threading
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Literal
 
 from apo.cache import digest
-from apo.console import progress
 from apo.errors import EvaluationError
 from apo.judges.answers import Answers
+from apo.judges.asking import Asking
 from apo.judges.question import Question
 from apo.rollouts.chat_server import ChatServer, Reply
 
@@ -99,7 +97,8 @@ class PairJudge:
         Raises ServerError where a request fails for good, with all that was answered until then kept."""
         orders = [((pair.prompt, pair.a, pair.b), (pair.prompt, pair.b, pair.a)) for pair in pairs]
         keys = {texts: self.key(*texts) for both in orders for texts in both}
-        replies = self._replies({key: texts for texts, key in keys.items()})
+        replies = Asking(self._ask, self.answers, self.concurrency).replies(
+            {key: self.question.ask(*texts) for texts, key in keys.items()})
         read = {key: Answer(key, reply, self.question.read(reply.text)) for key, reply in replies.items()}
         return [Verdict(pair, read[keys[forward]], read[keys[backward]])
                 for pair, (forward, backward) in zip(pairs, orders)]
@@ -113,33 +112,5 @@ class PairJudge:
         """The order is in it: which text stands first."""
         return digest({**self.describe(), "prompt": prompt, "first": first, "second": second})
 
-    def _replies(self, questions: dict[str, tuple[str, str, str]]) -> dict[str, Reply]:
-        kept = {key: self.answers.get(key) for key in questions} if self.answers else {}
-        found = {key: reply for key, reply in kept.items() if reply is not None}
-        failed = threading.Event()
-        with progress("judging", len(questions)) as bar, ThreadPoolExecutor(self.concurrency) as pool:
-            bar.go_on_from(len(found))
-            asked = {pool.submit(self._ask, key, texts, failed): key for key, texts in questions.items()
-                     if key not in found}
-            try:
-                for done in as_completed(asked):
-                    found[asked[done]] = done.result()
-                    bar.advance()
-            except BaseException:       # what is on its way is paid for, so it is waited for and kept; no more is asked
-                pool.shutdown(cancel_futures=True)
-                raise
-        return found
-
-    def _ask(self, key: str, texts: tuple[str, str, str], failed: threading.Event) -> Reply | None:
-        """None where another request has failed meanwhile: its error is on its way."""
-        if failed.is_set():
-            return None
-        try:
-            message = {"role": "user", "content": self.question.ask(*texts)}
-            reply = self.server.reply([message], self.max_tokens, self.temperature)
-            if self.answers:
-                self.answers.add(key, reply)
-            return reply
-        except BaseException:
-            failed.set()
-            raise
+    def _ask(self, question: str) -> Reply:
+        return self.server.reply([{"role": "user", "content": question}], self.max_tokens, self.temperature)

@@ -9,7 +9,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from apo.errors import EvaluationError, nearest
+from apo.errors import EvaluationError
+from apo.judges.template import fill, places_of, read_template
 
 CHOICES = ("A", "B", "equal", "neither")
 TEMPLATE = """\
@@ -36,7 +37,6 @@ or neither behind the colon: equal where both replies are so to the same degree,
 {{ lines }}
 """
 PLACES = ("prompt", "first", "second", "aspects", "lines")
-_PLACE = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
 _DRESS = r"[\s*_`\"'()\[\]]*"
 """Markdown and quotation marks around a word."""
 _MARKS = r"(?:[^\w\n]|_)*"
@@ -60,11 +60,7 @@ class Question:
 
     def __post_init__(self):
         self._check_aspects()
-        places = _PLACE.findall(self.template)
-        for place in places:
-            if place not in PLACES:
-                raise EvaluationError(f"{self.source}: nothing is called {{{{ {place} }}}}; there are "
-                                      f"{', '.join(PLACES)}.{nearest(place, PLACES)}")
+        places = places_of(self.template, PLACES, self.source)
         if missing := [place for place in ("first", "second") if place not in places]:
             raise EvaluationError(f"{self.source} has no {{{{ {missing[0]} }}}}, where one of the texts is to stand.")
         if "lines" not in places:
@@ -84,17 +80,12 @@ class Question:
 
     @classmethod
     def from_file(cls, path: Path, aspects: tuple[str, ...]) -> "Question":
-        try:
-            return cls(path.read_text(encoding="utf-8"), aspects, str(path))
-        except (OSError, UnicodeDecodeError) as problem:
-            reason = getattr(problem, "strerror", None) or "not text in UTF-8"
-            raise EvaluationError(f"{path}: the judge's template cannot be read: {reason}.") from None
+        return cls(read_template(path), aspects, str(path))
 
     def ask(self, prompt: str, first: str, second: str) -> str:
-        """In one pass, so that "{{ second }}" in a text stays what it is."""
         values = {"prompt": prompt, "first": first, "second": second, "aspects": " and more ".join(self.aspects),
                   "lines": "\n".join(f"More {aspect}: {'|'.join(CHOICES)}" for aspect in self.aspects)}
-        return _PLACE.sub(lambda place: values[place[1]], self.template)
+        return fill(self.template, values)
 
     def read(self, answer: str) -> dict[str, str]:
         """Aspect -> one of CHOICES, by the last line about it; without the aspects that cannot be read."""

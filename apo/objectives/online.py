@@ -40,6 +40,8 @@ class Round:
     """The value head at the state that predicts each token, where the method `needs.value_head`."""
     kl_CT: "torch.Tensor | None" = None  # noqa: F821
     """KL(policy || reference), exact over the vocabulary, at the state that predicts each token; where asked for."""
+    texts_C: "numpy.ndarray | None" = None  # noqa: F821
+    """int64: equal for completions of one prompt that are the same tokens; what methods on pairs need."""
 
 
 @dataclass
@@ -47,7 +49,8 @@ class Lesson:
     """What is trained on until the next round."""
 
     rows_PN: "numpy.ndarray"  # noqa: F821
-    """int64: completions of each row, all of one prompt, the best first."""
+    """int64: completions of each row, all of one prompt, the best first.  Their scores stand in a batch as
+    `rewards_RN`."""
     tokens: "dict[str, torch.Tensor]" = field(default_factory=dict)  # noqa: F821
     """`advantages`, `returns`: [C, T], 0 outside the mask; what stands in a batch as `advantages_RT` and so on."""
     ref_logps_C: "torch.Tensor | None" = None  # noqa: F821
@@ -84,11 +87,19 @@ class Online(Objective):
         """Whether a round holds the completions that the data have to its prompts, beside those sampled."""
         return False
 
+    def rows_of(self, prompts: int, generations: int) -> int:
+        """Rows that a round of so many prompts and completions of each has if nothing is left out."""
+        return prompts * generations // self.completions_per_row
+
     @abstractmethod
     def learn(self, round: Round, state: dict[str, Any]) -> Lesson:
         """What to train on.  A pure function.  `state`: what the lesson before left; {} at the first.
 
         Raises NothingToDraw where the round has nothing to train on: another one is sampled."""
+
+    def take_up(self, state: dict[str, Any]) -> None:
+        """Told the state of the lesson that is trained on from here: before its first step, and after every resume.
+        For what the loss itself changes from round to round."""
 
     def exhausted(self) -> bool:
         """Whether the rest of this round is not worth training on; asked after every step, and said once."""

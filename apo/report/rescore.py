@@ -156,8 +156,9 @@ def started_with(run: Run) -> tuple[str, str | None] | None:
     if run.bare:
         return None
     if before := started_from(config).get("init_from.run"):
-        final = run.directory.parents[2] / before / "final"
-        return (str(final), None) if is_model(final) else None
+        places = [run.directory.parents[2] / before, *filter(None, [config.init_from.run])]
+        finals = [final for final in (Path(place) / "final" for place in places) if is_model(final)]
+        return (str(finals[0]), None) if finals else None
     trained = config.model.is_trained and is_model(Path(config.model.name))
     return (config.model.name, config.model.revision) if trained else None
 

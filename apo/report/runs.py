@@ -97,7 +97,8 @@ def runs_below(directory: Path) -> list[Path]:
 
 
 def kind_of(name: str) -> str:
-    """`run`, `folder` (of runs), `model`, `published` or `hub`; EvaluationError for what is none of them."""
+    """`run`, `folder` (of runs), `pipeline` (its record), `model`, `published` or `hub`; EvaluationError for what is
+    none of them."""
     path = Path(name)
     if is_published(name):
         return "published"
@@ -107,6 +108,8 @@ def kind_of(name: str) -> str:
         return "model"
     if path.is_dir():
         return "folder"
+    if stages_in(path):
+        return "pipeline"
     if path.exists() or not HUB_NAME.fullmatch(name) or name.startswith((".", "/")):
         raise EvaluationError(f'"{name}" is neither a run directory (one with config.yaml), nor a model directory '
                               "(one with config.json or adapter_config.json), nor the name of a model on the hub.")
@@ -125,15 +128,34 @@ def run_directories(names: Iterable[str]) -> list[tuple[str, str]]:
     for name in names:
         kind = kind_of(name)
         if kind == "folder":
-            inside = runs_below(Path(name))
+            inside = runs_below(Path(name)) or stages_below(Path(name))
             if not inside:
                 raise EvaluationError(f"{name} holds no run: no folder in it has a config.yaml and a manifest.json.")
             found |= {str(path): "run" for path in inside}
+        elif kind == "pipeline":
+            found |= {str(path): "run" for path in stages_in(Path(name))}
         elif kind == "model" and Path(name).name == "final" and (Path(name).parent / "config.yaml").is_file():
             found[str(Path(name).parent)] = "run"
         else:
             found[name if kind in ("hub", "published") else os.path.normpath(name)] = kind
     return [(kind, name) for name, kind in found.items()]
+
+
+def stages_below(folder: Path) -> list[Path]:
+    """Finished runs of every pipeline with a record in the folder."""
+    return list(dict.fromkeys(run for record in sorted(folder.glob("*.json")) for run in stages_in(record)))
+
+
+def stages_in(record: Path) -> list[Path]:
+    """Finished runs of a pipeline's record, in order; [] of any other file."""
+    if record.suffix != ".json" or not record.is_file():
+        return []
+    try:
+        stages = read_json(record)["stages"]
+        runs = [record.parent.parent / stage["run"] for stage in stages]
+    except (RunError, KeyError, TypeError):
+        return []
+    return [run for run in runs if (run / "config.yaml").is_file() and (run / "final").is_dir()]
 
 
 def write(path: Path, text: str) -> None:

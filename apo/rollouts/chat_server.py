@@ -20,10 +20,12 @@ class Reply:
 class ChatServer(Server):
     path = "/chat/completions"
 
-    def reply(self, messages: list[dict[str, str]], max_tokens: int, temperature: float) -> Reply:
-        """`messages`: [{"role": "user", "content": ...}, ...].  Raises ServerError."""
+    def reply(self, messages: list[dict[str, str]], max_tokens: int, temperature: float,
+              top_p: float | None = None) -> Reply:
+        """`messages`: [{"role": "user", "content": ...}, ...].  `top_p`: None is not sent.  Raises ServerError."""
+        nucleus = {} if top_p is None else {"top_p": top_p}
         return self.ask({"model": self.model, "messages": messages, "max_tokens": max_tokens,
-                         "temperature": temperature}, _read)
+                         "temperature": temperature, **nucleus}, _read)
 
 
 def _read(answer: bytes) -> Reply:

@@ -42,12 +42,13 @@ class Continuation:
 
 def generate(model, prompt_ids: list[list[int]], generation: GenerationConfig, *, tokenizer, seed: int,
              banned_token_ids: list[int] = (), batch_size: int = 128, precision: Precision = "auto",
-             progress=None) -> list[Continuation]:
+             progress=None, numbers: list[int] | None = None) -> list[Continuation]:
     """One continuation per prompt, in the order of the prompts.
 
     precision: "fp32" computes in the weights' own precision; "bf16" computes matrix products in bf16 (weights and
     residual stream keep theirs); "auto" is bf16 where the hardware computes in it and the weights are fp32.
     progress: an object with `advance(rows)`, called as batches are done.
+    numbers: below 2**63, one for each prompt, that its randomness depends on in place of its row.
     Raises EvaluationError where a prompt is empty or leaves no room in the model's context.
     """
     check_room(model, prompt_ids, generation.max_new_tokens)
@@ -59,7 +60,8 @@ def generate(model, prompt_ids: list[list[int]], generation: GenerationConfig, *
         complete, numerics = choose_engine(model, dtype, generation)
         with numerics:
             for rows in batches(prompt_ids, batch_size):
-                texts = complete([prompt_ids[row] for row in rows], rows, request, device)
+                drawn_by = rows if numbers is None else [numbers[row] for row in rows]
+                texts = complete([prompt_ids[row] for row in rows], drawn_by, request, device)
                 for row, continuation in zip(rows, texts):
                     continuations[row] = continuation
                 if progress is not None:

@@ -15,7 +15,8 @@ import urllib.error
 import urllib.request
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse, IncompleteRead
+from time import monotonic
 from typing import Callable, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
@@ -25,6 +26,8 @@ from apo.errors import ServerError
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 PATIENCE_S = 600.0
 """A server that asks for a longer pause than this is given up."""
+LONGEST_ANSWER_S = 600.0
+"""An answer that trickles in is given up after so long, although each byte comes in time."""
 Answer = TypeVar("Answer")
 
 
@@ -88,7 +91,7 @@ class Server:
         request = urllib.request.Request(self.url, body, headers, method="POST")
         try:
             with self._opener.open(request, timeout=self.timeout_s) as response:
-                return response.read()
+                return _whole(response)
         except urllib.error.HTTPError as error:
             raise self._status(error, key) from None
         except urllib.error.URLError as error:
@@ -115,6 +118,18 @@ class Server:
             state = "is set" if key else "is not set"
             reason += f" (the key is read from the environment variable {self.api_key_env}, which {state})"
         return self.error(reason)
+
+
+def _whole(response: HTTPResponse) -> bytes:
+    """In small parts, which come in time or are late; a large one would be waited for."""
+    begun, parts = monotonic(), []
+    while part := response.read(64):
+        parts.append(part)
+        if monotonic() - begun > LONGEST_ANSWER_S:
+            raise Passing(f"had not come to an end of its answer after {LONGEST_ANSWER_S:g} s")
+    if response.length:
+        raise IncompleteRead(b"".join(parts), response.length)
+    return b"".join(parts)
 
 
 class Passing(Exception):

@@ -149,6 +149,27 @@ def test_steps_of_a_window_hold_rows_of_like_length(made):
     assert max(low) <= min(high)
 
 
+@pytest.mark.parametrize("bucket_steps, reach", [(1, 2), (2, 1), (2, 3), (1, 9)])
+@pytest.mark.parametrize("view", [RankedRows, LabelledRows])
+def test_a_reference_is_asked_about_what_will_be_served_and_nothing_else(made, view, bucket_steps, reach):
+    _, store, _ = made
+    items = preferences(store, None) if view is RankedRows else labelled(store)
+    rows = view(store, items, max_length=64, end_id=0, effective_batch_size=1, seed=3, bucket_steps=bucket_steps)
+    everything = rows.documents()
+    rows.reach = reach
+    asked = rows.documents()
+    assert len(rows.reached()) == min(-(-reach // bucket_steps) * bucket_steps, rows.num_items)
+    assert {row[0] for row in asked.tolist()} <= {row[0] for row in everything.tolist()}
+    rows.keep_reference(np.where(asked == ABSENT, np.nan, -1.0 - asked))
+    for _ in range(reach):
+        assert not rows.next().ref_logps_RN.isnan().any()
+    if len(rows.reached()) == rows.num_items:
+        assert asked.tolist() == everything.tolist()
+    else:
+        (unasked,) = np.nonzero(np.isnan(rows.ref_logps_D[rows.items.documents_PN].sum(1)))
+        assert len(unasked)
+
+
 @pytest.mark.parametrize("bucket_steps", [1, 3])
 def test_the_cursor_is_a_number(made, bucket_steps):
     _, store, _ = made

@@ -21,10 +21,12 @@ _context = None
 
 @dataclass
 class Pause:
-    """Where a child stops and waits to be killed: `place` of PLACES, at optimiser step `step`."""
+    """Where a child stops and waits to be killed: `place` of PLACES, at optimiser step, or round, `step`, of the run of
+    `method` where a child trains several."""
 
     place: str
     step: int
+    method: str = ""
 
 
 def forkserver():
@@ -71,7 +73,18 @@ def _child(arguments: list[str], log: str, pause: Pause | None, marker: str) -> 
     os.dup2(stream.fileno(), 2)
     sys.argv = ["train.py", *arguments]
     if pause is not None:
-        PLACES[pause.place](pause.step, Path(marker))
+        from apo import experiment
+        place = PLACES[pause.place]
+        if not pause.method:
+            place(pause.step, Path(marker))
+        else:
+            train = experiment.train
+
+            def trained(config):
+                if config.method == pause.method:
+                    place(pause.step, Path(marker))
+                return train(config)
+            experiment.train = trained
     from apo.launch import main
     sys.exit(main())
 
@@ -135,7 +148,46 @@ def _before_final(step: int, marker: Path) -> None:
     experiment.save_final = save_final
 
 
-PLACES = {"step": _in_step, "checkpoint": _in_checkpoint, "evaluation": _in_evaluation, "final": _before_final}
+def _in_sampling(number: int, marker: Path) -> None:
+    """A round of samples has been drawn and not been judged."""
+    from apo.experience.writing import Writer
+    write = Writer.write
+
+    def written(self, policy, prompts, at, progress):
+        found = write(self, policy, prompts, at, progress)
+        if at == number:
+            _wait(marker)
+        return found
+    Writer.write = written
+
+
+def _in_scoring(number: int, marker: Path) -> None:
+    """A round of samples is being judged."""
+    from apo.experience.writing import ByScorer
+    judge = ByScorer.__call__
+
+    def judged(self, pairs, at, check):
+        found = judge(self, pairs, at, check)
+        if at == number:
+            _wait(marker)
+        return found
+    ByScorer.__call__ = judged
+
+
+def _after_a_round(number: int, marker: Path) -> None:
+    """A round is on the disk, and no checkpoint knows of it."""
+    from apo.experience.kept import Kept
+    save = Kept.save
+
+    def saved(self, folder, at, samples):
+        save(self, folder, at, samples)
+        if at == number:
+            _wait(marker)
+    Kept.save = saved
+
+
+PLACES = {"step": _in_step, "checkpoint": _in_checkpoint, "evaluation": _in_evaluation, "final": _before_final,
+          "sampling": _in_sampling, "scoring": _in_scoring, "round": _after_a_round}
 
 
 def run_directory(root: Path, task: str, method: str) -> Path:
@@ -147,5 +199,5 @@ def fingerprints(run: Path) -> dict[str, str]:
     """sha256 of everything that must not depend on what happened on the way."""
     last = max((run / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     files = [*sorted((run / "final").iterdir()), last / "optimizer.pt", *sorted(last.glob("*.safetensors")),
-             run / "metrics.jsonl", *sorted((run / "samples").glob("*"))]
+             run / "metrics.jsonl", *sorted((run / "samples").glob("*")), *sorted((run / "rounds").glob("*.jsonl"))]
     return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

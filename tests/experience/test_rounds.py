@@ -14,7 +14,8 @@ from apo.experience.rounds import Rounds, trained_bits
 from apo.experience.writing import Judged, Writer
 from apo.metrics import running
 from apo.models.policy import Policy
-from apo.objectives.base import Needs, NothingToDraw
+from apo.models.reference import reference_of
+from apo.objectives.base import Needs, NothingToDraw, objectives
 from apo.objectives.online import VIEW, Lesson, Online
 from apo.rollouts.generate import Continuation
 from apo.schema import RolloutConfig
@@ -335,3 +336,38 @@ def test_lengths_are_drawn_for_each_completion(byte_tokenizer, tiny_llama):
     for long, short in zip(plain, drawn):
         assert long.ids[:len(short.ids)] == short.ids and len(short.ids) <= 9
         assert short.finished == (long.finished and len(long.ids) == len(short.ids))
+
+
+def test_the_beta_of_a_round_is_that_of_the_round_also_after_a_resume(make):
+    source = make(objectives.get("spin")(beta=[0.1, 0.3, 5.0]), generations=1, epochs=2)
+    betas, batches = [], []
+    for _ in range(6):
+        stands_in(source.folder, len(betas))
+        batches.append(source.next())
+        betas.append(source.objective.dpo.beta)
+        at = json.loads(json.dumps(source.state_dict()))
+    assert betas == [0.1, 0.1, 0.3, 0.3, 5.0, 5.0] and at["round"] == 2
+    resumed = make(objectives.get("spin")(beta=[0.1, 0.3, 5.0]), folder=source.folder, generations=1, epochs=2)
+    resumed.load_state_dict(at | {"served": 1})
+    assert resumed.objective.dpo.beta == 5.0
+    same(resumed.next(), batches[-1])
+    assert source.describe()["rows_per_round"] == 4
+
+
+def test_one_text_written_again_and_again_is_no_pair(make, capsys):
+    source = make(objectives.get("external_reward_dpo")())
+    source.judge = lambda pairs, number, check: Judged(np.arange(len(pairs), dtype=float), [{} for _ in pairs])
+    source.writer.write = lambda policy, prompts, number, bar: [Continuation([1, 2], False) for _ in prompts]
+    with pytest.raises(DataError, match="10 rounds in a row"):
+        source.next()
+    assert "of 4 possible, 0 lack a known reward, 4 are of one text, 0 are tied" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, options, rows", [("online_dpo", {}, 4), ("online_dpo", {"pairs": "all"}, 12),
+                                                 ("best_of_n", {}, 4), ("self_rewarding", {}, 4), ("spin", {}, 12)])
+def test_rows_that_a_round_has_are_those_foreseen(make, name, options, rows):
+    """Of four prompts with three completions each, no two of one reward."""
+    source = make(objectives.get(name)(**options), generations=3, minibatch=100)
+    source.objective.reference = None if name != "online_dpo" else reference_of(source.policy)
+    source.judge = lambda pairs, number, check: Judged(np.arange(len(pairs), dtype=float), [{} for _ in pairs])
+    assert len(source.next()) == source.rows_per_round == rows

@@ -47,6 +47,15 @@ def test_what_passes_is_tried_again(completions_server):
     assert server.pauses == [1, 0, 4, 8, 16, 32]
 
 
+def test_an_answer_that_never_ends_is_given_up(completions_server, monkeypatch):
+    """Each byte comes in time, so no timeout of the connection notices."""
+    monkeypatch.setattr("apo.rollouts.servers.LONGEST_ANSWER_S", 0.2)
+    server = completions_server(lambda request: chat("Hello!"), ["trickle"])
+    assert reply(server, timeout_s=5).text == "Hello!" and server.pauses == [1]
+    with pytest.raises(ServerError, match=r"had not come to an end of its answer after 0.2 s \(tried 1 times\)"):
+        reply(completions_server(lambda request: "trickle"), timeout_s=5, retries=0)
+
+
 def test_what_stays_wrong_ends_with_address_and_reason(completions_server):
     server = completions_server(lambda request: chat("Hello!"), [b'{"id": 1}'] * 2)
     with pytest.raises(ServerError, match=rf"{server.url}/chat/completions answered something that is no reply of a "

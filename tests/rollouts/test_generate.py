@@ -327,6 +327,16 @@ def test_no_prompts_no_texts(llama, byte_tokenizer):
     assert generate(llama, [], GREEDY, tokenizer=byte_tokenizer, seed=0) == []
 
 
+def test_numbers_stand_for_rows(llama, byte_tokenizer):
+    """What a row is drawn by may be told, and is then the same wherever the row stands."""
+    plain = ids(llama, [[END]] * 6, SAMPLED, byte_tokenizer)
+    assert ids(llama, [[END]] * 6, SAMPLED, byte_tokenizer, numbers=[5, 4, 3, 2, 1, 0]) == plain[::-1]
+    large = 2**63 - 1
+    apart = [ids(llama, [[END]], SAMPLED, byte_tokenizer, numbers=[number])[0] for number in (large, 3)]
+    assert ids(llama, [[END]] * 2, SAMPLED, byte_tokenizer, numbers=[large, 3]) == apart
+    assert apart[1] == plain[3] and len({tuple(text) for text in plain}) == 6
+
+
 def test_batches_hold_every_row_once_and_like_lengths_together():
     found = list(batches(RAGGED, 4))
     assert sorted(row for rows in found for row in rows) == list(range(len(RAGGED)))
