@@ -45,7 +45,8 @@ class PPO(OnPolicy):
     """max(-A r, -A clip(r)) + value_coef times half the clipped squared error of V - entropy_coef H, over tokens."""
 
     kl: Literal["k1", "k3", "full"] = "k1"
-    """The distance in the reward: log-ratio, k3, or the exact KL over the vocabulary."""
+    """The distance in the reward: log-ratio, k3, or the exact KL over the vocabulary.  As a reward only the first has
+    the gradient of KL(policy || reference); the others are the classic trainer's."""
     kl_target: float | None = None
     """Nats of a completion that beta is adapted to; null: it is fixed."""
     kl_horizon: float = 10_000
