@@ -116,14 +116,14 @@ def sweep_folder(plan, request: Request):
 
 def run_pipelines(request: Request) -> int:
     """One after the other, which are those of several seeds; a signal ends all of them, another failure its own."""
-    from apo.pipeline import make_pipelines
-    from apo.pipeline import run as run_stages
+    from apo.pipelines.composing import make_pipelines
+    from apo.pipelines.running import run as run_stages
     pipelines = make_pipelines(request)
     for note in dict.fromkeys(note for each in pipelines for note in each.notes):
         say(f"note: {note}")
     set_environment(any(stage.config.offline for each in pipelines for stage in each.stages))
     if "dry_run" in request.modes:
-        from apo.pipeline_drawing import drawing
+        from apo.pipelines.drawing import drawing
         print("\n\n".join(drawing(each) for each in pipelines))  # noqa: T201
         return 0
     results: list[Any] = []

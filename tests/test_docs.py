@@ -68,7 +68,7 @@ def test_commands_compose(page, command):
         pytest.skip("composed by the test of the page's file")
     from apo.cli import parse_arguments
     from apo.config import make_plan
-    from apo.pipeline import make_pipelines
+    from apo.pipelines.composing import make_pipelines
     request = parse_arguments(shlex.split(command)[2:])
     assert make_pipelines(request) if request.pipeline else make_plan(request).configs
 
@@ -79,7 +79,7 @@ def test_experiments_are_among_the_commands_checked():
 
 def test_the_page_of_pipelines_lists_them_and_its_file_is_one(tmp_path, monkeypatch):
     from apo.cli import found, parse_arguments
-    from apo.pipeline import make_pipelines
+    from apo.pipelines.composing import make_pipelines
     text = (ROOT / "docs/pipelines.md").read_text(encoding="utf-8")
     assert table_keys(text, "What there is") == set(found("pipeline"))
     shown = re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1]

@@ -15,8 +15,8 @@ from apo import cli, experiment, launch
 from apo.cli import parse_arguments
 from apo.config import load_config, run_directory
 from apo.errors import ConfigError, Interrupted, RunError
-from apo.pipeline import make_pipelines
-from apo.pipeline_drawing import drawing
+from apo.pipelines.composing import make_pipelines
+from apo.pipelines.drawing import drawing
 from apo.scorers.make import make_scorer
 from apo.trainer import ScoredTextTrainer
 
@@ -262,7 +262,7 @@ def test_without_a_task_it_is_asked_for_once():
 
 
 def test_checking_loads_nothing_heavy():
-    code = ("import sys; from apo.cli import parse_arguments; from apo.pipeline import make_pipelines;"
+    code = ("import sys; from apo.cli import parse_arguments; from apo.pipelines.composing import make_pipelines;"
             "make_pipelines(parse_arguments(['--pipeline', 'sft,dpo', '--task', 'hh']));"
             "print(set(sys.modules) & {'torch', 'transformers', 'datasets', 'wandb', 'pandas', 'scipy'})")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -5,7 +5,7 @@ from typing import Iterator
 from apo.console import duration
 from apo.dry_run import Cost, cost, needed_runs
 from apo.identity import run_directory
-from apo.pipeline import Pipeline, Stage
+from apo.pipelines.stages import Pipeline, Stage
 from apo.rundir import RunDirectory
 from apo.schema import Config
 
