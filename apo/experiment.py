@@ -69,6 +69,9 @@ def train(config: Config) -> RunOutcome:
     run = RunDirectory(run_directory(config))
     if config.force or not run.is_done():
         check_start(config)
+        if view_of(config) == ROUNDS:
+            from apo.experience.make import check_sampler
+            check_sampler(config)
     with run.owned():
         if config.force:
             run.move_aside()

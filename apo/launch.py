@@ -21,7 +21,7 @@ from apo.schema import Config
 
 EXPERIMENT = "apo.experiment"
 QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0",
-         "WANDB_ERROR_REPORTING": "false", "GRADIO_ANALYTICS_ENABLED": "False"}
+         "WANDB_ERROR_REPORTING": "false", "GRADIO_ANALYTICS_ENABLED": "False", "VLLM_NO_USAGE_STATS": "1"}
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 """W&B is told by its logger: with WANDB_MODE set, transformers prints a line to stdout when it is imported."""
 BUG = 1

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "datasets", "numpy", "peft", "bitsandbytes",
-            "hydra-core", "omegaconf", "pycodestyle", "wandb")
+            "hydra-core", "omegaconf", "pycodestyle", "wandb", "vllm")
 ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE",
                "WANDB_API_KEY", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_MODE", "APO_CACHE", "PYTHONHASHSEED",
                "CUBLAS_WORKSPACE_CONFIG", "TOKENIZERS_PARALLELISM")

@@ -16,6 +16,8 @@ OPTIMISERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad",
               "paged_lion_8bit", "rmsprop", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit")
 """Those of transformers that torch and bitsandbytes bring."""
 BUDGETS = ("num_tokens", "max_steps", "num_train_epochs")
+VLLM_TEMPERATURES = (0.01, 2.0)
+"""Below, it takes the lower one without asking; above, it refuses."""
 BYTES_AND_END = 257
 """Smallest vocabulary of a byte-level tokenizer: every byte, and the end-of-text token."""
 
@@ -56,7 +58,8 @@ _OF_CLASS: dict[str, dict[Limits, str]] = {
     "JudgeConfig": {COUNT: "per_response max_tokens concurrency", NOT_NEGATIVE: "temperature",
                     ABOVE_ZERO_TO_ONE: "top_p"},
     "RolloutConfig": {COUNT: "prompts generations epochs max_new_tokens lengths", POSITIVE: "temperature",
-                      ABOVE_ZERO_TO_ONE: "top_p", NOT_NEGATIVE: "top_k min_new_tokens missing_eos_penalty"},
+                      ABOVE_ZERO_TO_ONE: "top_p", NOT_NEGATIVE: "top_k min_new_tokens missing_eos_penalty",
+                      BETWEEN: "gpu_memory_utilization"},
     "ConditionalConfig": {SHARE: "drop_token_fraction"},
     "ModelConfig": {Limits(BYTES_AND_END): "vocab_size", BELOW_ONE: "dropout", NOT_NEGATIVE: "new_token_noise"},
     "LoraConfig": {COUNT: "r alpha", BELOW_ONE: "dropout"},
@@ -202,6 +205,8 @@ def _rollout(config: Config) -> Iterator[tuple[str, str]]:
         yield "rollout.max_new_tokens", (f"leaves no room for a prompt in data.block_size={config.data.block_size} "
                                          "tokens")
     yield from _judge(config)
+    if options.backend == "vllm":
+        yield from _vllm(config)
     if not config.scorer and (options.judge.kind == "rule" or options.judge.kind == "none" and method.by_reward):
         yield "scorer", f"{config.method} learns from samples, and nothing judges them: name one"
     if options.with_original and not method.off_policy:
@@ -214,6 +219,19 @@ def _rollout(config: Config) -> Iterator[tuple[str, str]]:
         for name, value in untrue.items():
             yield f"rollout.{name}", (f"{config.method} rests on the probabilities of what the policy writes, and with "
                                       f"{name}={value:g} it would write from another distribution: leave it out")
+
+
+def _vllm(config: Config) -> Iterator[tuple[str, str]]:
+    """What is known beforehand of what vLLM cannot do."""
+    low, high = VLLM_TEMPERATURES
+    if config.model.quantization != "none":
+        yield "rollout.backend", (f"vllm reads whole weights, and those of model.quantization="
+                                  f"{config.model.quantization} are rounded: leave one of them out")
+    if config.model.trust_remote_code:
+        yield "rollout.backend", "vllm has no model whose code comes with it (model.trust_remote_code): leave it at hf"
+    if not low <= config.rollout.temperature <= high:
+        yield "rollout.temperature", (f"vllm samples at {low:g} to {high:g} and not at "
+                                      f"{config.rollout.temperature:g}")
 
 
 def _judge(config: Config) -> Iterator[tuple[str, str]]:

@@ -282,6 +282,10 @@ class RolloutConfig:
     sampled, and may be learnt from as that is."""
     missing_eos_penalty: float | None = None
     """Off the reward of a completion that does not end by itself."""
+    backend: Literal["hf", "vllm"] = "hf"
+    """Who writes: hf, the policy itself; vllm, an engine on the same GPU (docs/vllm.md; never run on a GPU so far)."""
+    gpu_memory_utilization: float = 0.3
+    """Of backend vllm: share of the GPU's memory that it has while it writes."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
 
 
@@ -394,7 +398,7 @@ class Config:
 
 
 NOT_IDENTITY = ("output_dir", "cache_dir", "name", "group", "tags", "offline", "force", "debug", "logger", "plugins",
-                "training.per_device_train_batch_size", "evaluation.batch_size", "task", "method", "seed", "scale",
-                "as_released")
+                "training.per_device_train_batch_size", "evaluation.batch_size", "rollout.gpu_memory_utilization",
+                "task", "method", "seed", "scale", "as_released")
 """Where a run lives, who watches it and how fast it goes: outside the hash that names its directory.  `task`, `method`
 and `seed` stand in the path in clear; `scale` and `as_released` act only through the options they set."""

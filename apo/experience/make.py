@@ -12,6 +12,7 @@ from apo.experience.rounds import Rounds
 from apo.experience.writing import ByScorer, Writer, unjudged
 from apo.models.reference import reference_of
 from apo.objectives.online import Online
+from apo.rollouts.generate import Continuation, generate
 from apo.schema import Config, ScenarioConfig
 
 
@@ -36,7 +37,7 @@ def rounds(config: Config, objective: Online, corpus: Any, store: TokenStore, po
     writer = Writer(options, tokenizer, Template.of(scenario, config.evaluation, tokenizer),
                     scenario.generation.stop_strings,
                     banned_ids(scenario, config.evaluation, tokenizer, "banned token"), config.evaluation.batch_size,
-                    config.seed)
+                    config.seed, sampler_of(config, folder))
     judge = unjudged if scorer is None else ByScorer(scorer)
     if options.judge.kind != "none":
         judge = judge_of(options.judge, scorer=scorer, policy=policy, tokenizer=tokenizer, seed=config.seed,
@@ -45,6 +46,21 @@ def rounds(config: Config, objective: Online, corpus: Any, store: TokenStore, po
     return Rounds(options, objective, prompts, policy, writer, judge, config.seed,
                   config.training.effective_batch_size, config.training.per_device_train_batch_size, precision, folder,
                   timed)
+
+
+def sampler_of(config: Config, folder: Path) -> Callable[..., list[Continuation]]:
+    """Who writes.  `folder`: of the run's rounds."""
+    if config.rollout.backend == "hf":
+        return generate
+    from apo.rollouts.vllm_engine import VllmSampler
+    return VllmSampler(folder / "vllm", config.data.block_size, config.rollout.gpu_memory_utilization)
+
+
+def check_sampler(config: Config) -> None:
+    """Raises ModelError where who is to write cannot be had here, as far as that is known without a model."""
+    if config.rollout.backend == "vllm":
+        from apo.rollouts.vllm_engine import check_vllm
+        check_vllm()
 
 
 def _scenario(config: Config, of_completions: bool) -> ScenarioConfig:

@@ -39,6 +39,8 @@ class Writer:
     banned_ids: list[int]
     batch_size: int
     seed: int
+    sample: Callable[..., list[Continuation]] = generate
+    """`generate`, or what is called like it."""
 
     @property
     def generation(self) -> GenerationConfig:
@@ -49,9 +51,9 @@ class Writer:
 
     def write(self, policy: Any, prompts: list[Prompt], number: int, progress: Any) -> list[Continuation]:
         """One continuation for each; a prompt may come several times.  `number`: of the round."""
-        written = generate(policy.model, [prompt.ids for prompt in prompts], self.generation, tokenizer=self.tokenizer,
-                           seed=stream_seed(self.seed, "rollout", number), banned_token_ids=self.banned_ids,
-                           batch_size=self.batch_size, progress=progress)
+        written = self.sample(policy.model, [prompt.ids for prompt in prompts], self.generation,
+                              tokenizer=self.tokenizer, seed=stream_seed(self.seed, "rollout", number),
+                              banned_token_ids=self.banned_ids, batch_size=self.batch_size, progress=progress)
         if self.options.lengths is None:
             return written
         low, high = self.options.lengths

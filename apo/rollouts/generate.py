@@ -252,6 +252,17 @@ class WithFallback:
             return self.engine(*arguments)
 
 
+def at_the_end(prompts: list[list[int]], new_BS: Tensor, request: Request) -> list[Continuation]:
+    """Of what another loop wrote, without what stands behind texts that ended: our test for the end, replayed."""
+    stops, texts = Stops(request, new_BS.device), Texts(prompts, new_BS.shape[1], new_BS.device)
+    rows = torch.arange(len(prompts), device=new_BS.device)
+    for step, tokens_B in enumerate(new_BS.unbind(1)):
+        texts.append(rows, tokens_B, step)
+        newly = stops(tokens_B, texts.upto(rows, step)) & ~texts.finished_B
+        texts.end(rows[newly], step)
+    return texts.continuations()
+
+
 class TransformersGenerate:
     """`model.generate`, on random state of its own."""
 
@@ -265,18 +276,7 @@ class TransformersGenerate:
             torch.manual_seed((request.seed * 1_000_003 + rows[0]) % 2**63)
             output_BT = self.model.generate(input_ids=ids_BT, attention_mask=attended(ids_BT, padding_B).long(),
                                             generation_config=self.options(request), tokenizer=request.tokenizer)
-        return self.cut(prompts, output_BT[:, ids_BT.shape[1]:], request)
-
-    @staticmethod
-    def cut(prompts: list[list[int]], new_BS: Tensor, request: Request) -> list[Continuation]:
-        """Without the padding behind texts that ended: the same test for the end as in the loop, replayed."""
-        stops, texts = Stops(request, new_BS.device), Texts(prompts, new_BS.shape[1], new_BS.device)
-        rows = torch.arange(len(prompts), device=new_BS.device)
-        for step, tokens_B in enumerate(new_BS.unbind(1)):
-            texts.append(rows, tokens_B, step)
-            newly = stops(tokens_B, texts.upto(rows, step)) & ~texts.finished_B
-            texts.end(rows[newly], step)
-        return texts.continuations()
+        return at_the_end(prompts, output_BT[:, ids_BT.shape[1]:], request)
 
     @staticmethod
     def options(request: Request):
