@@ -1,6 +1,6 @@
 """Rounds sampled by vLLM, behind the interface of `apo/rollouts/generate.py`: prompts in, `Continuation`s out.
 
-**Never run against the real library.**  Written from vLLM's documentation and sources (0.18 to those of September 2026)
+**Never run against the real library.**  Written from vLLM's documentation and sources of 2026 (docs/vllm.md says which)
 and tested against a stand-in with the signatures that stand there (`tests/rollouts/test_vllm_engine.py`).
 
 The engine is a process that vLLM starts on the same device, so its random state is not the trainer's.  It wakes up for
@@ -31,7 +31,7 @@ from apo.schema import GenerationConfig
 from apo.seeds import stream_seed
 
 LOWEST = (0, 18)
-"""Version: from then on the documentation has `reload_weights` as it is called here."""
+"""Version: the documentation of that one has what `reload_weights` rests on (`model_loader.reload`)."""
 SLEEP = 2
 """Level: weights and cache are given up, since the next round brings its own."""
 NEVER = float("-inf")
@@ -43,7 +43,7 @@ def check_vllm() -> None:
     try:
         version = metadata.version("vllm")
     except metadata.PackageNotFoundError:
-        raise ModelError("rollout.backend=vllm needs a package that is not installed: pip install 'apo[vllm]', or "
+        raise ModelError("rollout.backend=vllm needs a package that is not installed: pip install -e '.[vllm]', or "
                          "leave it at hf") from None
     if tuple(map(int, re.findall(r"\d+", version)[:2])) < LOWEST:
         raise ModelError(f"rollout.backend=vllm: vllm {version} is too old to take up new weights round by round; "

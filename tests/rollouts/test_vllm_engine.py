@@ -3,6 +3,7 @@
 Nothing here has seen the real library (`tests/rollouts/vllm_stand_in.py` says what the stand-in is).
 """
 
+import json
 import sys
 from importlib import metadata
 from types import SimpleNamespace
@@ -208,7 +209,7 @@ def test_it_says_what_is_missing(monkeypatch, vllm, gpu):
     def absent(name):
         raise metadata.PackageNotFoundError(name)
     monkeypatch.setattr(metadata, "version", absent)
-    with pytest.raises(ModelError, match=r"pip install 'apo\[vllm\]'"):
+    with pytest.raises(ModelError, match=r"pip install -e '.\[vllm\]'"):
         check_vllm()
 
 
@@ -282,6 +283,19 @@ def test_rounds_have_the_sampler_that_the_config_names(tmp_path, vllm, gpu, monk
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ModelError, match="CUDA"):
         check_sampler(config)
+
+
+def test_a_run_is_written_by_it(vllm, tmp_path, monkeypatch):
+    """The policy that it starts from comes first, and the rounds' log-probabilities are the trainer's."""
+    from apo import experiment
+    monkeypatch.setattr("apo.experience.make.check_sampler", lambda config: None)       # there is no GPU
+    config = load_config([*PPO, "rollout.backend=vllm", "training.max_steps=2", "training.precision=fp32",
+                          "evaluation.num_bootstrap=10", f"output_dir={tmp_path / 'outputs'}"])
+    outcome = experiment.train(config)
+    rows = [json.loads(line) for line in (outcome.path / "metrics.jsonl").read_text().splitlines()]
+    assert outcome.state == "done" and [row["val/ratio"] for row in rows if "val/ratio" in row] == [1.0, 1.0]
+    assert vllm.seen.calls.count("sleep") == 2 and not (outcome.path / "rounds" / "vllm").exists()
+    assert len(vllm.seen.requests[0]) == len((outcome.path / "rounds/round-000000.jsonl").read_text().splitlines())
 
 
 def test_a_writer_writes_with_it(sampler, model, byte_tokenizer, vllm):

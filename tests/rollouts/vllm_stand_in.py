@@ -1,10 +1,10 @@
 """What stands for vLLM where there is none: the parts of its interface that `apo/rollouts/vllm_engine.py` calls.
 
-Names, order and defaults of arguments are those of vLLM's sources as they were read (`vllm/entrypoints/llm.py`,
-`vllm/sampling_params.py`, `vllm/v1/worker/gpu_worker.py` between 0.18 and September 2026, arguments that later versions
-dropped left out), and so are the checks: an argument that vLLM does not have is a TypeError here too.  What it writes
-comes from the weights it was last told to read, through our own sampler, one completion at a time.  That the real one
-takes these calls, and what it does then, no test of ours has seen.
+Names and defaults of arguments are those of vLLM's sources as they were read (`vllm/entrypoints/llm.py`,
+`vllm/sampling_params.py`, `reload_weights` of `vllm/v1/worker/gpu_model_runner.py`; docs/vllm.md has the commits),
+and so are the checks: an argument that is not named here is a TypeError, as one that vLLM does not have is there.  What
+it writes comes from the weights it was last told to read, through our own sampler, one completion at a time.  That the
+real one takes these calls, and what it does then, no test of ours has seen.
 """
 
 from dataclasses import dataclass, field
