@@ -1,12 +1,14 @@
 """From a config to its batch source."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
 from apo.data.store import TokenStore
 from apo.evaluation import Template, as_trained, banned_ids
 from apo.experience.judging import judge_of
+from apo.experience.merging import left_by
 from apo.experience.prompts import prompts_of
 from apo.experience.rounds import Rounds
 from apo.experience.writing import ByScorer, Writer, unjudged
@@ -16,7 +18,8 @@ from apo.schema import Config, ScenarioConfig
 
 
 def rounds(config: Config, objective: Online, corpus: Any, store: TokenStore, policy: Any, tokenizer: Any, scorer: Any,
-           end_id: int, *, folder: Path, timed: Callable[[dict[str, Any]], None], precision: str) -> Rounds:
+           end_id: int, *, folder: Path, timed: Callable[[dict[str, Any]], None], precision: str,
+           before: Path | None = None) -> Rounds:
     """Args:
         corpus: `apo.data.corpus.Corpus`, of which `store` are the training documents.
         policy: as training begins; where the objective needs it as a reference, it is kept now.
@@ -24,6 +27,7 @@ def rounds(config: Config, objective: Online, corpus: Any, store: TokenStore, po
         folder: where rounds are kept.
         timed: takes a line of what a round cost.
         precision: of training.
+        before: where the run that this one starts from kept its rounds; None for one that is not named.
     """
     options = config.rollout
     prompts = prompts_of(corpus, store, tokenizer, end_id, room=config.data.block_size,
@@ -42,9 +46,12 @@ def rounds(config: Config, objective: Online, corpus: Any, store: TokenStore, po
         judge = judge_of(options.judge, scorer=scorer, policy=policy, tokenizer=tokenizer, seed=config.seed,
                          chat_template=config.data.chat_template, batch_size=config.evaluation.batch_size,
                          folder=folder)
-    return Rounds(options, objective, prompts, policy, writer, judge, config.seed,
+    made = Rounds(options, objective, prompts, policy, writer, judge, config.seed,
                   config.training.effective_batch_size, config.training.per_device_train_batch_size, precision, folder,
                   timed)
+    if before is not None:
+        made.before = partial(left_by, before, objective.name, config.data.block_size)
+    return made
 
 
 def _scenario(config: Config, of_completions: bool) -> ScenarioConfig:
