@@ -350,7 +350,7 @@ def new_manifest(run: RunDirectory, config: Config, who: dict) -> dict:
             "seeds": {"seed": config.seed, "streams": ["init", "new_tokens", "adapter", "order", "rows", "control",
                                                        "window", "dropout", "trainer", "prompts", "generation",
                                                        "heldout", "priority", "value", "rollout", "lengths",
-                                                       "minibatches", "beginnings"]},
+                                                       "minibatches", "beginnings", "examples", "new_prompts"]},
             "times": {"started": start["started"]}, "why_ended": None}
 
 

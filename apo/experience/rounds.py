@@ -32,6 +32,7 @@ from apo.data.sampling import BatchSource
 from apo.errors import DataError, RunError
 from apo.experience.kept import Kept, forget, load
 from apo.experience.merging import lay_behind
+from apo.experience.new_prompts import NewPrompts
 from apo.experience.prompts import Prompt, Prompts
 from apo.experience.writing import Judged, Writer
 from apo.metrics.running import Running, mean, ratio
@@ -76,6 +77,8 @@ class Rounds(BatchSource):
     """Of the rounds."""
     timed: Callable[[dict[str, Any]], None] = lambda row: None
     """Takes a line of what a round's phases cost."""
+    new_prompts: NewPrompts | None = None
+    """Who writes prompts that are answered in place of the data's."""
     before: Callable[[], Kept | None] = lambda: None
     """The round in front of the first, of the run that this one starts from, for a method that learns from it too."""
     check: Callable[[], None] = lambda: None
@@ -178,8 +181,10 @@ class Rounds(BatchSource):
 
     def _make(self, number: int, key: str) -> Kept:
         clock = Clock()
+        prompts, told = self._prompts(number, key)
+        clock.lap("prompts")
         with progress(f"sampling round {number}", self.options.prompts * self.options.generations) as bar:
-            written = self._write(number, Checked(bar, self.check))
+            written = self._write(number, prompts, Checked(bar, self.check))
         clock.lap("sample")
         pairs = [(written.prompts[prompt].text, text) for prompt, text in zip(written.prompts_C, written.texts_C)]
         judged = self.judge(pairs, number, self.check)
@@ -192,15 +197,21 @@ class Rounds(BatchSource):
         lesson = self.objective.learn(seen, self.state)
         self._take(made, lesson, seen)
         tokens = int(seen.mask_CT.sum())
-        made.metrics = self._metrics(made, lesson, judged, written)
+        made.metrics = self._metrics(made, lesson, told | judged.metrics, written)
         made.save(self.folder, number, samples(written, judged, rewards_C, penalties_C, seen))
         clock.lap("learn and write")
         self.timed({"round": number, "phase": "rollout", **clock.seconds, "completions": len(rewards_C),
                     "tokens": tokens, "tokens_per_second": round(tokens / max(sum(clock.seconds.values()), 1e-9))})
         return made
 
-    def _write(self, number: int, bar: Any) -> Experience:
-        chosen = [self.prompts.found[i] for i in self._chosen(number)]
+    def _prompts(self, number: int, key: str) -> tuple[list[Prompt], dict[str, Any]]:
+        """Of a round, and what is told of them."""
+        if self.new_prompts is None:
+            return [self.prompts.found[i] for i in self._chosen(number)], {}
+        found, counts = self.new_prompts.of_round(number, key, self.options.prompts, self.check)
+        return found, counts.metrics()
+
+    def _write(self, number: int, chosen: list[Prompt], bar: Any) -> Experience:
         repeated = [place for place in range(len(chosen)) for _ in range(self.options.generations)]
         written = self.writer.write(self.policy, [chosen[place] for place in repeated], number, bar)
         rows = [(place, each.ids, each.finished, True) for place, each in zip(repeated, written)]
@@ -290,14 +301,14 @@ class Rounds(BatchSource):
             if seen.ref_logps_CT is not None:
                 made.tokens["ref_logps"] = seen.ref_logps_CT
 
-    def _metrics(self, made: Kept, lesson: Lesson, judged: Judged, written: Experience) -> dict[str, list]:
-        """State of a `Running`: the objective's, the judge's, and what there is in every round."""
+    def _metrics(self, made: Kept, lesson: Lesson, told: dict[str, Any], written: Experience) -> dict[str, list]:
+        """State of a `Running`: the objective's, what others told, and what there is in every round."""
         running = Running()
         lengths_C = torch.tensor([len(ids) for ids in written.ids_C]).float()
         running.add({"tokens/queries_len_mean": mean(torch.tensor([len(each.ids) for each in written.prompts]).float()),
                      "tokens/responses_len_mean": mean(lengths_C),
                      "rollout/finished": mean(torch.from_numpy(written.finished_C).float()),
-                     "rollout/rows": ratio(len(made.rows_PN), 1), **judged.metrics})
+                     "rollout/rows": ratio(len(made.rows_PN), 1), **told})
         running.stats |= lesson.metrics
         return running.state_dict()
 
