@@ -9,6 +9,7 @@ from apo import experiment
 from apo.config import load_config
 from apo.errors import ConfigError, DataError, EvaluationError, ServerError
 from apo.experience.new_prompts import Frame, NewPrompts
+from apo.experience.writing import Writer
 from apo.judges import ModelWriter
 from apo.schema import NewPromptsConfig
 from apo.seeds import stream
@@ -229,6 +230,54 @@ def test_a_policy_that_cannot_write_prompts_ends_the_run_in_one_message(config):
         experiment.train(config("rollout.new_prompts.kind=policy", "rollout.new_prompts.attempts=2",
                                 "rollout.new_prompts.max_tokens=8", "model.config.max_position_embeddings=1024"))
     assert caught.value.exit_code == 2
+
+
+def test_a_policy_that_has_learnt_to_write_prompts_does(tmp_path, config, monkeypatch):
+    """Words of two letters between brackets: learnt from rows that show two and write a third.  And a run that ends
+    while the second round's are answered goes on to the same bits, without asking for these prompts again."""
+    draw = stream(1, "words")
+    words = list(dict.fromkeys("".join(draw.choice(["a", "b"], draw.integers(3, 9))) for _ in range(200)))
+    rows = [{"prompt": f"[{one}]\n\n[{other}]", "completion": f"[{third}]", "label": True}
+            for one, other, third in zip(words[::3], words[1::3], words[2::3])]
+    for name, lines in (("rows", rows), ("own", [{"prompt": word, "completion": "!", "label": True}
+                                                 for word in words[:20]])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "ask.txt").write_text("{{ examples }}")
+    common = ["task=custom", "data.source=completions", "data.block_size=64", "data.max_documents=null",
+              "evaluation.scenarios.unconditional=null", "evaluation.best=null", "evaluation.heldout_tokens=0"]
+    tuned = experiment.train(config(*common, f"data.path={tmp_path / 'rows.jsonl'}", "training.max_steps=300",
+                                    "training.learning_rate=5e-3", "model.vocab_size=260", method="mle"))
+    new = {"kind": "policy", "shots": 2, "written_shots": 1, "template": tmp_path / "ask.txt", "temperature": 1.0,
+           "pattern": "'[{{ prompt }}]'", "max_tokens": 16, "similarity": 1.0, "max_length": 12}
+    options = [*common, f"data.path={tmp_path / 'own.jsonl'}", f"init_from.run={tuned.path}", "scorer.name=lexicon",
+               "scorer.words=[a]", *(f"rollout.new_prompts.{name}={value}" for name, value in new.items())]
+    outcome = experiment.train(config(*options, method="rloo"))
+    files = sorted((outcome.path / "rounds").glob("prompts-*.jsonl"))
+    rounds = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+    assert len(rounds) > 1 and [counts["kept"] for counts, *_ in rounds] == [4] * len(rounds)
+    found = [row["prompt"] for _, *rows in rounds for row in rows]
+    assert len(set(found)) == len(found) and not set(found) & set(words[:20])
+    assert sum(set(text) <= {"a", "b"} for text in found) > 0.9 * len(found)
+
+    class Gone(Exception):
+        pass
+    write, asked = Writer.write, []
+
+    def written(self, policy, prompts, number, progress):
+        if number == 1:
+            raise Gone
+        return write(self, policy, prompts, number, progress)
+    again = config(*options, f"output_dir={tmp_path / 'again'}", "training.save_steps=1", method="rloo")
+    with monkeypatch.context() as patched:
+        patched.setattr(Writer, "write", written)
+        with pytest.raises(Gone):
+            experiment.train(again)
+    monkeypatch.setattr(ModelWriter, "answer", lambda self, questions, numbers, answer=ModelWriter.answer: (
+        asked.append(len(questions)), answer(self, questions, numbers))[1])
+    resumed = experiment.train(again)
+    assert sum(asked) == sum(counts["asked"] for counts, *_ in rounds[2:])
+    for file in [*(outcome.path / "rounds").glob("*.jsonl"), outcome.path / "metrics.jsonl"]:
+        assert file.read_bytes() == (resumed.path / file.relative_to(outcome.path)).read_bytes(), file.name
 
 
 @pytest.mark.parametrize("options, method, problem", [
