@@ -1,6 +1,7 @@
 """scripts/prepare_eft.py: answers that people ranked become examples, and from these a policy learns to judge."""
 
 import json
+import re
 
 import pytest
 
@@ -160,9 +161,15 @@ def test_a_policy_that_has_learnt_to_judge_is_read(script, tmp_path, capsys):
             "rollout.judge.pattern='#={{ reward }}'", "rollout.judge.high=9", "rollout.judge.max_tokens=4",
             "training.learning_rate=1e-6", "rollout.prompts=8"))
         lines = [json.loads(line) for line in (judged.path / "metrics.jsonl").read_text().splitlines()]
-        return [line["judge/parsed"] for line in lines if "judge/parsed" in line], judged
-    found, judged = parsed(answers, str(eft / "train.jsonl"))
+        return [line["judge/parsed"] for line in lines if "judge/parsed" in line], judged, tuned
+    found, judged, tuned = parsed(answers, str(eft / "train.jsonl"))
     assert found and min(found) > 0.9
+    capsys.readouterr()
+    assert script.main([source, str(tmp_path / "more"), *judge, "--writer", str(tuned.path / "final"), "--max-tokens",
+                        "4", "--eval", "0"]) == 0       # and it agrees with what it has learnt
+    right = int(re.search(r"judge +(\d+) pairs in the people's order", capsys.readouterr().out)[1])
+    assert right > 0.8 * 3 * len(words) and {row["completion"] for row in rows_in(tmp_path / "more" / "train.jsonl")} \
+        == {"#=9", "#=0"}
     with pytest.raises(DataError, match="10 rounds in a row had nothing to train on"):
         parsed(answers)
     assert "of 8 possible, 8 lack a known reward" in capsys.readouterr().err
