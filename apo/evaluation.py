@@ -93,15 +93,16 @@ def scorers_of(config: Config) -> dict[str, Scorer]:
 
 
 def named_files(config: Config) -> dict[str, str]:
-    """sha256 of every file of prompts and every chat template, by the option that names it: what the config says only
+    """sha256 of every file of prompts and every template, by the option that names it: what the config says only
     by its place."""
     scenarios = {f"evaluation.scenarios.{name}": each for name, each in config.evaluation.scenarios.items()}
     files = {f"{at}.prompts": Path(scenario.prompts) for at, scenario in scenarios.items() if scenario.prompts}
     forms = {"data.chat_template": config.data.chat_template,
              **{f"{at}.chat_template": scenario.chat_template for at, scenario in scenarios.items()}}
     files |= {at: template_file(form) for at, form in forms.items() if form and form not in NOT_FILES}
-    if config.rollout.judge.template:
-        files["rollout.judge.template"] = Path(config.rollout.judge.template)
+    for at, asked in (("rollout.judge", config.rollout.judge), ("rollout.new_prompts", config.rollout.new_prompts)):
+        if asked.template:
+            files[f"{at}.template"] = Path(asked.template)
     return {at: content_hash(path) for at, path in files.items() if path.is_file()}
 
 

@@ -24,7 +24,7 @@ from apo.objectives.online import VIEW as ROUNDS
 from apo.rundir import RunDirectory, command_line, now, read_json, write_json
 from apo.schema import Config, ModelConfig
 from apo.scorers.base import Scorer
-from apo.stages import check_start, start_of, started_from, with_reward_models
+from apo.stages import check_start, start_directory, start_of, started_from, with_reward_models
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -222,8 +222,10 @@ def build(config: Config, scorers: dict[str, Scorer], model: ModelConfig, run: R
     elif objective.needs.view == ROUNDS:
         from apo.experience.make import rounds
         from apo.training_arguments import resolve_precision
+        start = start_directory(config)
         source = rounds(config, objective, corpus, train_store, policy, tokenizer, scorer, view.eos_id,
-                        folder=run.rounds, timed=partial(run.append, run.timings_file),
+                        folder=run.rounds, before=None if start is None else RunDirectory(start).rounds,
+                        timed=partial(run.append, run.timings_file),
                         precision=resolve_precision(config.training.precision))
         sizes = source.describe()
     else:
@@ -351,7 +353,7 @@ def new_manifest(run: RunDirectory, config: Config, who: dict) -> dict:
             "seeds": {"seed": config.seed, "streams": ["init", "new_tokens", "adapter", "order", "rows", "control",
                                                        "window", "dropout", "trainer", "prompts", "generation",
                                                        "heldout", "priority", "value", "rollout", "lengths",
-                                                       "minibatches", "beginnings"]},
+                                                       "minibatches", "beginnings", "examples", "new_prompts"]},
             "times": {"started": start["started"]}, "why_ended": None}
 
 

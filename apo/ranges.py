@@ -57,6 +57,8 @@ _OF_CLASS: dict[str, dict[Limits, str]] = {
     "SampledConfig": {COUNT: "num_prompts max_new_tokens", Limits(2): "per_prompt", POSITIVE: "temperature"},
     "JudgeConfig": {COUNT: "per_response max_tokens concurrency", NOT_NEGATIVE: "temperature",
                     ABOVE_ZERO_TO_ONE: "top_p"},
+    "NewPromptsConfig": {COUNT: "shots max_length attempts max_tokens concurrency",
+                         NOT_NEGATIVE: "written_shots temperature", ABOVE_ZERO_TO_ONE: "similarity top_p"},
     "RolloutConfig": {COUNT: "prompts generations epochs max_new_tokens lengths", POSITIVE: "temperature",
                       ABOVE_ZERO_TO_ONE: "top_p", NOT_NEGATIVE: "top_k min_new_tokens missing_eos_penalty",
                       BETWEEN: "gpu_memory_utilization"},
@@ -191,6 +193,7 @@ def _rollout(config: Config) -> Iterator[tuple[str, str]]:
         if view_of(config) != "rollout":
             return
         method, options = option_class("objective", config.objective["name"]), config.rollout
+        objective = method(**{key: value for key, value in config.objective.items() if key != "name"})
     except (UserError, TypeError, ValueError):
         return                  # said where it is wrong
     if options.lengths is not None and not (
@@ -207,6 +210,7 @@ def _rollout(config: Config) -> Iterator[tuple[str, str]]:
     yield from _judge(config)
     if options.backend == "vllm":
         yield from _vllm(config)
+    yield from _new_prompts(config, objective.with_given)
     if not config.scorer and (options.judge.kind == "rule" or options.judge.kind == "none" and method.by_reward):
         yield "scorer", f"{config.method} learns from samples, and nothing judges them: name one"
     if options.with_original and not method.off_policy:
@@ -240,16 +244,44 @@ def _judge(config: Config) -> Iterator[tuple[str, str]]:
     options = config.rollout.judge
     if options.kind == "none":
         return
-    for name in {"server": ("url", "model"), "model": ("model",)}.get(options.kind, ()):
-        if not getattr(options, name):
-            yield f"rollout.judge.{name}", f"missing: a judge of kind {options.kind} needs it"
-    if options.kind == "server" and options.url and config.offline and not is_local(options.url):
-        yield "rollout.judge.url", "offline=true, and this is another machine"
+    yield from _who(config, "rollout.judge", options, "a judge")
     try:
         own = {"pattern": options.pattern, "low": options.low, "high": options.high}
         Rubric.from_file(Path(options.template), **own) if options.template else Rubric(**own)
     except UserError as error:
         yield "rollout.judge", str(error)
+
+
+def _who(config: Config, at: str, options: Any, what: str) -> Iterator[tuple[str, str]]:
+    """Whether the model that is asked can be found."""
+    for name in {"server": ("url", "model"), "model": ("model",)}.get(options.kind, ()):
+        if not getattr(options, name):
+            yield f"{at}.{name}", f"missing: {what} of kind {options.kind} needs it"
+    if options.kind == "server" and options.url and config.offline and not is_local(options.url):
+        yield f"{at}.url", "offline=true, and this is another machine"
+
+
+def _new_prompts(config: Config, with_given: bool) -> Iterator[tuple[str, str]]:
+    """Whether there can be new prompts, and their template and pattern make sense."""
+    from apo.data.sources.base import sources
+    from apo.judges.few_shot import FewShot
+    options = config.rollout.new_prompts
+    if options.kind == "none":
+        return
+    yield from _who(config, "rollout.new_prompts", options, "a writer of prompts")
+    if with_given or config.rollout.with_original:
+        why = config.method if with_given else "rollout.with_original"
+        yield "rollout.new_prompts", (f"{why} takes the completions that the data have, and to new prompts they have "
+                                      "none: leave one of the two out")
+    if sources.get(config.data.source).record == "scored_text":
+        yield "rollout.new_prompts", (f"{config.data.source} yields texts without prompts, so that there is none to "
+                                      "show: leave it out")
+    if options.written_shots > options.shots:
+        yield "rollout.new_prompts.written_shots", f"must be at most shots={options.shots}"
+    try:
+        FewShot.of(options.template, options.pattern)
+    except UserError as error:
+        yield "rollout.new_prompts", str(error)
 
 
 def _loss_on(config: Config, view: str, record: str) -> Iterator[tuple[str, str]]:

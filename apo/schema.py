@@ -259,6 +259,42 @@ class JudgeConfig:
 
 
 @dataclass
+class NewPromptsConfig:
+    """New prompts for every round, written by the example of those that the data have (docs/new_prompts.md)."""
+
+    kind: Literal["none", "policy", "model", "server"] = "none"
+    """Who writes them.  none: the data's prompts are answered; policy: the policy in training; model: another model
+    here; server: one behind a chat server."""
+    shots: int = 8
+    """Examples in a request."""
+    written_shots: int = 2
+    """Of them, prompts that were written before, once there are some."""
+    template: str | None = None
+    """A file with `{{ examples }}`.  null: ours."""
+    pattern: str = "<request>\n{{ prompt }}\n</request>"
+    """The form of an example, and of what is read from an answer."""
+    similarity: float = 0.7
+    """A prompt is left out if its ROUGE-L with one that there is reaches it.  1: only one of the same words."""
+    unwanted_words: list[str] = field(default_factory=list)
+    """A prompt with one of them is left out: `[image, graph]`, which no text can show."""
+    max_length: int | None = None
+    """Tokens of a prompt at most.  null: those that leave room for a completion."""
+    attempts: int = 10
+    """Requests for each prompt that is wanted, at most; then it is an error."""
+    model: str | None = None
+    """Of a server, the model's name there; of a model here, a directory or a name on the hub."""
+    url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable with the server's key."""
+    max_tokens: int = 256
+    """Of an answer."""
+    temperature: float = 0.6
+    top_p: float = 0.9
+    concurrency: int = 4
+    """Requests on their way at once."""
+
+
+@dataclass
 class RolloutConfig:
     """How a method that learns from its own samples writes them, round by round."""
 
@@ -287,6 +323,7 @@ class RolloutConfig:
     gpu_memory_utilization: float = 0.3
     """Of backend vllm: share of the GPU's memory that it has while it writes."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+    new_prompts: NewPromptsConfig = field(default_factory=NewPromptsConfig)
 
 
 @dataclass

@@ -27,8 +27,10 @@ SPIN = {f"spin_iter{number}": (rate, beta) for number, (rate, beta) in enumerate
 SELF_REWARDING = {"self_rewarding_m1": "mle", "self_rewarding_m2": "self_rewarding",
                   "self_rewarding_m3": "self_rewarding"}
 OWN_SAMPLES = ("stackllama_ppo", "a_lol_hh_ppo", *SPIN, *SELF_REWARDING)
-LATER = ("stackllama_reward_model", "stackllama2_dpo", "stackllama_ppo", *list(SPIN)[1:], *SELF_REWARDING)
+LATER = ("stackllama_reward_model", "stackllama2_dpo", "stackllama_ppo", *SELF_REWARDING)
 """Stages whose model an earlier one leaves, somewhere, and one whose model is named nowhere."""
+BEHIND = tuple(SPIN)[1:]
+"""Stages that start from a run."""
 YOURS = (*SPIN, *SELF_REWARDING)
 """On data that are no file of anybody's."""
 SMALLER, LARGER = "OpenAssistant/oasst-rm-2.1-pythia-1.4b-epoch-2.5", "OpenAssistant/oasst-rm-2-pythia-6.9b-epoch-1"
@@ -41,7 +43,7 @@ def experiment(name: str):
 def asked_for(name: str) -> set[str]:
     """Options that an experiment leaves to the user."""
     return ({"model.name"} if name in LATER else set()) | ({"data.path"} if name in YOURS else set()) | (
-        {"scorer.model"} if name == "stackllama_ppo" else set())
+        {"scorer.model"} if name == "stackllama_ppo" else set()) | ({"init_from.run"} if name in BEHIND else set())
 
 
 def values(config) -> dict:
@@ -209,21 +211,21 @@ def test_ppo_of_a_lol():
 
 @pytest.mark.parametrize("name", SPIN)
 def test_spin(name):
-    config, (rate, beta) = experiment(name), SPIN[name]
+    config, (rate, beta), first = experiment(name), SPIN[name], name == "spin_iter0"
     assert (config.task, config.method, config.objective, config.scorer) == (
-        "custom", "spin", {"name": "spin", "beta": beta}, {})
+        "custom", "spin", {"name": "spin", "beta": beta, "merge_previous": not first}, {})
+    pairs = 50_000 if first else 100_000
     assert values(config) | {
         "data.source": "completions", "data.block_size": 1024, "data.chat_template": "tokenizer",
         "init_from.method": None, "model.lora.r": None, "rollout.prompts": 50_000, "rollout.generations": 1,
         "rollout.epochs": 2, "rollout.max_new_tokens": 1024 - 512, "rollout.temperature": 1.0, "rollout.top_p": 1.0,
         "rollout.judge.kind": "none", "training.effective_batch_size": 8 * 8,
-        "training.max_steps": 2 * round(50_000 / 64), "training.learning_rate": rate,
+        "training.max_steps": 2 * round(pairs / 64), "training.learning_rate": rate,
         "training.lr_scheduler_type": "linear", "training.warmup_ratio": 0.1, "training.weight_decay": 0.0,
         "training.optim": "rmsprop", "training.activation_checkpointing": True} == values(config)
-    first = name == "spin_iter0"
-    assert (config.model.name, config.model.revision) == (
-        ("alignment-handbook/zephyr-7b-sft-full", "ac6e600eefcce74f5e8bae1035d4f66019e93190") if first else
-        ("merged", None))
+    assert config.model.name == "alignment-handbook/zephyr-7b-sft-full"
+    assert (config.model.revision, config.init_from.run) == (
+        ("ac6e600eefcce74f5e8bae1035d4f66019e93190", None) if first else (None, "merged"))
 
 
 @pytest.mark.parametrize("name", SELF_REWARDING)
@@ -260,11 +262,12 @@ def test_a_dry_run_says_what_it_cannot_know(name):
 def test_a_dry_run_on_your_own_file(name, tmp_path):
     (tmp_path / "mine.jsonl").write_text('{"prompt": "Who?", "completion": "Me.", "label": true}\n')
     config = load_config([f"experiment={name}", f"data.path={tmp_path / 'mine.jsonl'}",
-                          *(["model.name=merged"] if name in LATER else [])])
+                          *(["model.name=merged"] if name in LATER else []),
+                          *(["init_from.run=merged"] if name in BEHIND else [])])
     said = facts(config)
     assert said["documents"] == "unknown before it is read"
     assert said["parameters"] == f"unknown: the config of {config.model.name} is not in the local cache"
-    assert "starts from" not in said                # no stage before
+    assert said.get("starts from") == ("merged (not there yet)" if name in BEHIND else None)
 
 
 @pytest.mark.parametrize("name", [*ALOL, *STAGES, "a_lol_hh_ppo"])

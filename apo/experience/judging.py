@@ -10,14 +10,13 @@ from typing import Any, Callable
 
 import numpy as np
 
-from apo.errors import ConfigError
 from apo.experience.writing import Judged
 from apo.judges import Answers, Rubric, RubricJudge
 from apo.judges.rubric_judge import count
 from apo.judges.writers import ModelWriter, RuleWriter, ServerWriter
 from apo.metrics.running import ratio
 from apo.rollouts.chat_server import ChatServer
-from apo.schema import GenerationConfig, JudgeConfig
+from apo.schema import GenerationConfig, JudgeConfig, NewPromptsConfig
 
 ANSWERS = "answers.jsonl"
 
@@ -49,6 +48,21 @@ class ByRubric:
         return Judged(np.array([each.reward for each in judgements]), parts, metrics)
 
 
+def writer_of(options: JudgeConfig | NewPromptsConfig, *, policy: Any, tokenizer: Any, chat_template: str, seed: int,
+              batch_size: int, doing: str = "judging") -> ModelWriter | ServerWriter:
+    """Who answers, where it is a model (`kind`: policy, model or server).  Raises as `judge_of`."""
+    if options.kind == "server":
+        server = ChatServer(options.url, options.model, options.api_key_env)
+        return ServerWriter(server, max_tokens=options.max_tokens, temperature=options.temperature,
+                            top_p=options.top_p, concurrency=options.concurrency, doing=doing)
+    generation = GenerationConfig(do_sample=options.temperature > 0, temperature=options.temperature or 1.0,
+                                  top_p=options.top_p, max_new_tokens=options.max_tokens)
+    own = {"generation": generation, "batch_size": batch_size, "doing": doing}
+    if options.kind == "policy":
+        return ModelWriter(policy, tokenizer, seed, chat_template=chat_template, **own)
+    return ModelWriter.from_directory(options.model, seed, **own)
+
+
 def judge_of(options: JudgeConfig, *, scorer: Any, policy: Any, tokenizer: Any, chat_template: str, seed: int,
              batch_size: int, folder: Path) -> ByRubric:
     """Args:
@@ -58,22 +72,7 @@ def judge_of(options: JudgeConfig, *, scorer: Any, policy: Any, tokenizer: Any, 
         folder: of the run's rounds.
     Raises EvaluationError for options that make no sense, ModelError for a model that is not there.
     """
-    rubric = rubric_of(options)
-    generation = GenerationConfig(do_sample=options.temperature > 0, temperature=options.temperature or 1.0,
-                                  top_p=options.top_p, max_new_tokens=options.max_tokens)
-    own = {"generation": generation, "batch_size": batch_size}
-    answers = None
-    if options.kind == "rule":
-        writer = RuleWriter(scorer)
-    elif options.kind == "policy":
-        writer = ModelWriter(policy, tokenizer, seed, chat_template=chat_template, **own)
-    elif options.kind == "model":
-        writer = ModelWriter.from_directory(options.model, seed, **own)
-    elif options.kind == "server":
-        server = ChatServer(options.url, options.model, options.api_key_env)
-        writer = ServerWriter(server, max_tokens=options.max_tokens, temperature=options.temperature,
-                              top_p=options.top_p, concurrency=options.concurrency)
-        answers = folder / ANSWERS
-    else:
-        raise ConfigError(f"rollout.judge.kind: {options.kind} is no judge")
-    return ByRubric(RubricJudge(rubric, writer, options.per_response), answers)
+    writer = RuleWriter(scorer) if options.kind == "rule" else writer_of(
+        options, policy=policy, tokenizer=tokenizer, chat_template=chat_template, seed=seed, batch_size=batch_size)
+    answers = folder / ANSWERS if options.kind == "server" else None
+    return ByRubric(RubricJudge(rubric_of(options), writer, options.per_response), answers)

@@ -41,6 +41,8 @@ class Kept:
     """What the objective carries into the next round."""
     metrics: dict[str, list] = field(default_factory=dict)
     """State of `apo.metrics.running.Running`."""
+    made_by: str = ""
+    """The objective whose lesson it is; "" of rounds written before that was kept."""
 
     def save(self, folder: Path, number: int, samples: list[dict[str, Any]]) -> None:
         tensors = {f"tokens.{name}": tensor.contiguous() for name, tensor in self.tokens.items()}
@@ -51,7 +53,8 @@ class Kept:
                     "rows_PN": torch.from_numpy(self.rows_PN)}
         if self.ref_logps_C is not None:
             tensors["ref_logps_C"] = self.ref_logps_C
-        described = {"key": self.key, "state": json.dumps(self.state), "metrics": json.dumps(self.metrics)}
+        described = {"key": self.key, "state": json.dumps(self.state), "metrics": json.dumps(self.metrics),
+                     "made_by": self.made_by}
         name = NAME.format(number)
         write_atomic(folder / f"{name}.jsonl",
                      "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples))
@@ -71,17 +74,28 @@ def load(folder: Path, number: int) -> Kept | None:
         tokens = {name.removeprefix("tokens."): tensor for name, tensor in found.items() if name.startswith("tokens.")}
         return Kept(described["key"], prompt_ids, completion_ids, found["prompts_C"].numpy(), found["scores_C"].numpy(),
                     found["rows_PN"].numpy(), tokens, found.get("ref_logps_C"), json.loads(described["state"]),
-                    json.loads(described["metrics"]))
+                    json.loads(described["metrics"]), described.get("made_by", ""))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error}), and a run that goes on inside this round cannot do without it; "
                        "begin it anew with force=true") from None
 
 
+def newest(folder: Path) -> int | None:
+    """The last round whose numbers are kept."""
+    return max(_numbers(folder), default=None)
+
+
 def forget(folder: Path, before: int) -> None:
     """The numbers of earlier rounds; samples stay."""
-    for path in folder.glob(NAME.format(0).replace("000000", "*") + ".safetensors"):
-        if int(path.stem.rpartition("-")[2]) < before:
+    for number, path in _numbers(folder).items():
+        if number < before:
             path.unlink()
+
+
+def _numbers(folder: Path) -> dict[int, Path]:
+    """The files of all rounds whose numbers are kept."""
+    paths = folder.glob(NAME.format(0).replace("000000", "*") + ".safetensors")
+    return {int(path.stem.rpartition("-")[2]): path for path in paths}
 
 
 def _lists(flat: torch.Tensor, lengths: torch.Tensor) -> list[list[int]]:

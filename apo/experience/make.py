@@ -1,13 +1,17 @@
 """From a config to its batch source."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
-from apo.data.store import TokenStore
+from apo.data.chat import chat_of
+from apo.data.store import TokenStore, token_ids
 from apo.evaluation import Template, as_trained, banned_ids
-from apo.experience.judging import judge_of
-from apo.experience.prompts import prompts_of
+from apo.experience.judging import judge_of, writer_of
+from apo.experience.merging import left_by
+from apo.experience.new_prompts import NewPrompts
+from apo.experience.prompts import Prompts, prompts_of
 from apo.experience.rounds import Rounds
 from apo.experience.writing import ByScorer, Writer, unjudged
 from apo.models.reference import reference_of
@@ -17,7 +21,8 @@ from apo.schema import Config, ScenarioConfig
 
 
 def rounds(config: Config, objective: Online, corpus: Any, store: TokenStore, policy: Any, tokenizer: Any, scorer: Any,
-           end_id: int, *, folder: Path, timed: Callable[[dict[str, Any]], None], precision: str) -> Rounds:
+           end_id: int, *, folder: Path, timed: Callable[[dict[str, Any]], None], precision: str,
+           before: Path | None = None) -> Rounds:
     """Args:
         corpus: `apo.data.corpus.Corpus`, of which `store` are the training documents.
         policy: as training begins; where the objective needs it as a reference, it is kept now.
@@ -25,6 +30,7 @@ def rounds(config: Config, objective: Online, corpus: Any, store: TokenStore, po
         folder: where rounds are kept.
         timed: takes a line of what a round cost.
         precision: of training.
+        before: where the run that this one starts from kept its rounds; None for one that is not named.
     """
     options = config.rollout
     prompts = prompts_of(corpus, store, tokenizer, end_id, room=config.data.block_size,
@@ -43,9 +49,27 @@ def rounds(config: Config, objective: Online, corpus: Any, store: TokenStore, po
         judge = judge_of(options.judge, scorer=scorer, policy=policy, tokenizer=tokenizer, seed=config.seed,
                          chat_template=config.data.chat_template, batch_size=config.evaluation.batch_size,
                          folder=folder)
-    return Rounds(options, objective, prompts, policy, writer, judge, config.seed,
+    made = Rounds(options, objective, prompts, policy, writer, judge, config.seed,
                   config.training.effective_batch_size, config.training.per_device_train_batch_size, precision, folder,
                   timed)
+    if options.new_prompts.kind != "none":
+        made.new_prompts = _new_prompts(config, prompts, policy, tokenizer, end_id, folder)
+    if before is not None:
+        made.before = partial(left_by, before, objective.name, config.data.block_size)
+    return made
+
+
+def _new_prompts(config: Config, prompts: Prompts, policy: Any, tokenizer: Any, end_id: int,
+                 folder: Path) -> NewPrompts:
+    options, room = config.rollout.new_prompts, config.data.block_size - config.rollout.max_new_tokens
+    writer = writer_of(options, policy=policy, tokenizer=tokenizer, chat_template=config.data.chat_template,
+                       seed=config.seed, batch_size=config.evaluation.batch_size, doing="writing prompts")
+    chat = chat_of(config.data, tokenizer)
+
+    def ids_of(text: str) -> list[int]:
+        ids = token_ids(tokenizer, [text]) if chat is None else chat.ids([chat.prompt(text)])
+        return [end_id, *ids[0]]
+    return NewPrompts(options, writer, [prompt.text for prompt in prompts.found], ids_of, room, config.seed, folder)
 
 
 def sampler_of(config: Config, folder: Path) -> Callable[..., list[Continuation]]:

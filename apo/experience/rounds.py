@@ -31,12 +31,14 @@ from apo.data.experience import ExperienceBatch
 from apo.data.sampling import BatchSource
 from apo.errors import DataError, RunError
 from apo.experience.kept import Kept, forget, load
+from apo.experience.merging import lay_behind
+from apo.experience.new_prompts import NewPrompts
 from apo.experience.prompts import Prompt, Prompts
 from apo.experience.writing import Judged, Writer
 from apo.metrics.running import Running, mean, ratio
 from apo.models.policy import evaluating
 from apo.objectives.base import NothingToDraw
-from apo.objectives.online import Lesson, Online, Round
+from apo.objectives.online import Earlier, Lesson, Online, Round
 from apo.schema import RolloutConfig
 from apo.seeds import stream
 
@@ -75,6 +77,10 @@ class Rounds(BatchSource):
     """Of the rounds."""
     timed: Callable[[dict[str, Any]], None] = lambda row: None
     """Takes a line of what a round's phases cost."""
+    new_prompts: NewPrompts | None = None
+    """Who writes prompts that are answered in place of the data's."""
+    before: Callable[[], Kept | None] = lambda: None
+    """The round in front of the first, of the run that this one starts from, for a method that learns from it too."""
     check: Callable[[], None] = lambda: None
     number: int = -1
     """Of the round that is served; -1 before the first."""
@@ -175,29 +181,37 @@ class Rounds(BatchSource):
 
     def _make(self, number: int, key: str) -> Kept:
         clock = Clock()
+        prompts, told = self._prompts(number, key)
+        clock.lap("prompts")
         with progress(f"sampling round {number}", self.options.prompts * self.options.generations) as bar:
-            written = self._write(number, Checked(bar, self.check))
+            written = self._write(number, prompts, Checked(bar, self.check))
         clock.lap("sample")
         pairs = [(written.prompts[prompt].text, text) for prompt, text in zip(written.prompts_C, written.texts_C)]
         judged = self.judge(pairs, number, self.check)
         rewards_C, penalties_C = self._penalised(judged.rewards_C, written)
         clock.lap("score")
         made = Kept(key, [prompt.ids for prompt in written.prompts], written.ids_C, written.prompts_C, rewards_C,
-                    np.arange(len(rewards_C))[:, None], {}, None, {})
-        seen = self._measure(made, written, number)
+                    np.arange(len(rewards_C))[:, None], {}, None, {}, made_by=self.objective.name)
+        seen = self._measure(made, written, number, self._lay_earlier(made))
         clock.lap("measure")
         lesson = self.objective.learn(seen, self.state)
         self._take(made, lesson, seen)
         tokens = int(seen.mask_CT.sum())
-        made.metrics = self._metrics(made, lesson, judged, written)
+        made.metrics = self._metrics(made, lesson, told | judged.metrics, written)
         made.save(self.folder, number, samples(written, judged, rewards_C, penalties_C, seen))
         clock.lap("learn and write")
         self.timed({"round": number, "phase": "rollout", **clock.seconds, "completions": len(rewards_C),
                     "tokens": tokens, "tokens_per_second": round(tokens / max(sum(clock.seconds.values()), 1e-9))})
         return made
 
-    def _write(self, number: int, bar: Any) -> Experience:
-        chosen = [self.prompts.found[i] for i in self._chosen(number)]
+    def _prompts(self, number: int, key: str) -> tuple[list[Prompt], dict[str, Any]]:
+        """Of a round, and what is told of them."""
+        if self.new_prompts is None:
+            return [self.prompts.found[i] for i in self._chosen(number)], {}
+        found, counts = self.new_prompts.of_round(number, key, self.options.prompts, self.check)
+        return found, counts.metrics()
+
+    def _write(self, number: int, chosen: list[Prompt], bar: Any) -> Experience:
         repeated = [place for place in range(len(chosen)) for _ in range(self.options.generations)]
         written = self.writer.write(self.policy, [chosen[place] for place in repeated], number, bar)
         rows = [(place, each.ids, each.finished, True) for place, each in zip(repeated, written)]
@@ -224,8 +238,19 @@ class Rounds(BatchSource):
         penalties_C = np.where(written.finished_C | ~written.sampled_C, 0.0, penalty or 0.0)
         return rewards_C - penalties_C, penalties_C
 
+    def _lay_earlier(self, made: Kept) -> np.ndarray | None:
+        """Rows of the round before, for a method that learns from them once more, as places behind the round's own."""
+        if not self.objective.with_earlier:
+            return None
+        before = self._kept() if self.number >= 0 else self.before()
+        if before is None:
+            return None
+        earlier_PN = lay_behind(made, before, self.objective.own_rows(before.rows_PN, before.state))
+        made.rows_PN = np.arange(len(made.completion_ids))[:, None]
+        return earlier_PN
+
     @torch.no_grad()
-    def _measure(self, made: Kept, written: Experience, number: int) -> Round:
+    def _measure(self, made: Kept, written: Experience, number: int, earlier_PN: np.ndarray | None) -> Round:
         needs, objective = self.objective.needs, self.objective
         lengths_C = torch.tensor([len(ids) for ids in made.completion_ids])
         mask_CT = torch.arange(int(lengths_C.max())) < lengths_C[:, None]
@@ -256,7 +281,7 @@ class Rounds(BatchSource):
         if not torch.isfinite(seen.logps_CT).all():
             raise DataError(f"round {number}: the policy gives a completion that it wrote a log-probability that is no "
                             "number")
-        return seen
+        return seen if earlier_PN is None else _apart(seen, earlier_PN, len(written.ids_C))
 
     def _as_trained(self, made: Kept, number: int) -> Iterator[tuple[ExperienceBatch, list[int]]]:
         """Micro-batches as the first epoch has them, where every completion is a row; each with its completions."""
@@ -276,14 +301,14 @@ class Rounds(BatchSource):
             if seen.ref_logps_CT is not None:
                 made.tokens["ref_logps"] = seen.ref_logps_CT
 
-    def _metrics(self, made: Kept, lesson: Lesson, judged: Judged, written: Experience) -> dict[str, list]:
-        """State of a `Running`: the objective's, the judge's, and what there is in every round."""
+    def _metrics(self, made: Kept, lesson: Lesson, told: dict[str, Any], written: Experience) -> dict[str, list]:
+        """State of a `Running`: the objective's, what others told, and what there is in every round."""
         running = Running()
-        lengths_C = torch.tensor([len(ids) for ids in made.completion_ids]).float()
-        running.add({"tokens/queries_len_mean": mean(torch.tensor([len(ids) for ids in made.prompt_ids]).float()),
+        lengths_C = torch.tensor([len(ids) for ids in written.ids_C]).float()
+        running.add({"tokens/queries_len_mean": mean(torch.tensor([len(each.ids) for each in written.prompts]).float()),
                      "tokens/responses_len_mean": mean(lengths_C),
                      "rollout/finished": mean(torch.from_numpy(written.finished_C).float()),
-                     "rollout/rows": ratio(len(made.rows_PN), 1), **judged.metrics})
+                     "rollout/rows": ratio(len(made.rows_PN), 1), **told})
         running.stats |= lesson.metrics
         return running.state_dict()
 
@@ -359,6 +384,16 @@ def samples(written: Experience, judged: Judged, rewards_C: np.ndarray, penaltie
                "tokens": len(written.ids_C[i]), "logp": logps_C[i], "kl": kl_C[i]}
         found.append(row)
     return found
+
+
+def _apart(seen: Round, earlier_PN: np.ndarray, own: int) -> Round:
+    """A round of its own completions, and what was measured of the others beside it."""
+    seen.earlier = Earlier(earlier_PN, seen.logps_CT[own:])
+    for name in ("mask_CT", "logps_CT", "ref_logps_CT", "values_CT", "kl_CT"):
+        if (measured := getattr(seen, name)) is not None:
+            setattr(seen, name, measured[:own])
+    seen.prompts_C, seen.scores_C, seen.texts_C = seen.prompts_C[:own], seen.scores_C[:own], seen.texts_C[:own]
+    return seen
 
 
 def put(numbers_R: list[int], inside_RT: torch.Tensor, into_CT: torch.Tensor, values_RT: torch.Tensor) -> None:

@@ -15,10 +15,12 @@ and how good one is:
 `question.py` says what is asked about two texts and reads what is answered, `pair_judge.py` asks in both orders,
 `tally.py` counts, and `texts.py` finds texts to pair.  `rubric.py` says what is asked about one and reads the number,
 `rubric_judge.py` takes the mean of several answers, and `writers.py` has who gives them: a server, a model here, or a
-rule.  `asking.py` asks a server many things at once, and `answers.py` keeps what was paid for.
+rule.  `few_shot.py` asks a writer for a new prompt like some that there are.  `asking.py` asks a server many things at
+once, and `answers.py` keeps what was paid for.
 """
 
 from apo.judges.answers import Answers
+from apo.judges.few_shot import FewShot
 from apo.judges.pair_judge import Pair, PairJudge, Verdict
 from apo.judges.question import Question
 from apo.judges.rubric import Rubric
@@ -26,5 +28,5 @@ from apo.judges.rubric_judge import Counts, Judgement, RubricJudge, count
 from apo.judges.tally import Tally, tally
 from apo.judges.writers import ModelWriter, RuleWriter, ServerWriter
 
-__all__ = ["Answers", "Counts", "Judgement", "ModelWriter", "Pair", "PairJudge", "Question", "Rubric", "RubricJudge",
-           "RuleWriter", "ServerWriter", "Tally", "Verdict", "count", "tally"]
+__all__ = ["Answers", "Counts", "FewShot", "Judgement", "ModelWriter", "Pair", "PairJudge", "Question", "Rubric",
+           "RubricJudge", "RuleWriter", "ServerWriter", "Tally", "Verdict", "count", "tally"]

@@ -16,10 +16,13 @@ class Asking:
         answers: where replies are found and kept.  None: nowhere.
         concurrency: questions on their way at once.
         patience: so many failures in a row, none answered between them, end it; what fails before that is left out.
+        doing: what the progress bar calls it.
     """
 
-    def __init__(self, ask: Callable[[str], Reply], answers: Answers | None, concurrency: int, patience: int = 1):
+    def __init__(self, ask: Callable[[str], Reply], answers: Answers | None, concurrency: int, patience: int = 1,
+                 doing: str = "judging"):
         self.ask, self.answers, self.concurrency, self.patience = ask, answers, concurrency, patience
+        self.doing = doing
         self._in_a_row, self._last = 0, None
         self._one_at_a_time, self._over = threading.Lock(), threading.Event()
 
@@ -30,7 +33,7 @@ class Asking:
         question was answered, however few they are."""
         kept = {key: self.answers.get(key) for key in questions} if self.answers else {}
         found = {key: reply for key, reply in kept.items() if reply is not None}
-        with progress("judging", len(questions)) as bar, ThreadPoolExecutor(self.concurrency) as pool:
+        with progress(self.doing, len(questions)) as bar, ThreadPoolExecutor(self.concurrency) as pool:
             bar.go_on_from(len(found))
             asked = {pool.submit(self._one, key, question): key for key, question in questions.items()
                      if key not in found}

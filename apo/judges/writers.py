@@ -1,4 +1,4 @@
-"""Who answers a judge's question about one response: a server, a model here, or a rule that is no model at all."""
+"""Who answers a question: a server, a model here, or, to a judge's about one response, a rule that is no model."""
 
 import hashlib
 from dataclasses import asdict, dataclass, field
@@ -36,11 +36,13 @@ class ServerWriter:
     concurrency: int = 4
     """Requests on their way at once.  It changes no reward."""
     patience: int = 8
+    doing: str = "judging"
+    """What it is asked for, in what is told of it."""
 
     def __post_init__(self):
         for name, least in (("max_tokens", 1), ("temperature", 0), ("concurrency", 1), ("patience", 1)):
             if not getattr(self, name) >= least:
-                raise EvaluationError(f"{name} {getattr(self, name)}: of a judge it must be {least} or more.")
+                raise EvaluationError(f"{name} {getattr(self, name)}: {self.doing} it must be {least} or more.")
         if not 0 < self.top_p <= 1:
             raise EvaluationError(f"top_p {self.top_p:g}: a share of the probability lies above 0 and up to 1.")
 
@@ -53,10 +55,15 @@ class ServerWriter:
                 "temperature": self.temperature, "top_p": self.top_p}
 
     def write(self, rubric: Rubric, asks: list[Ask]) -> list[str | None]:
-        """Raises ServerError where questions fail and fail, or none is answered at all."""
-        questions = [rubric.ask(ask.prompt, ask.response) for ask in asks]
-        keys = [self.key(question, ask.number) for question, ask in zip(questions, asks)]
-        asking = Asking(self._ask, self.answers, self.concurrency, self.patience)
+        """As `answer`."""
+        return self.answer([rubric.ask(ask.prompt, ask.response) for ask in asks], [ask.number for ask in asks])
+
+    def answer(self, questions: list[str], numbers: list[int]) -> list[str | None]:
+        """None where there is no answer to be had.  `numbers`: which of several times each is put.
+
+        Raises ServerError where questions fail and fail, or none is answered at all."""
+        keys = [self.key(question, number) for question, number in zip(questions, numbers)]
+        asking = Asking(self._ask, self.answers, self.concurrency, self.patience, self.doing)
         replies = asking.replies(dict(zip(keys, questions)))
         return [replies[key].text if key in replies else None for key in keys]
 
@@ -85,6 +92,8 @@ class ModelWriter:
     batch_size: int = 32
     name: str = "the policy"
     """Who it is, in what is told of it."""
+    doing: str = "judging"
+    """What it is asked for."""
 
     @classmethod
     def from_directory(cls, directory: str | Path, seed: int, **options: Any) -> "ModelWriter":
@@ -105,19 +114,24 @@ class ModelWriter:
                 "generation": asdict(self.generation)}
 
     def write(self, rubric: Rubric, asks: list[Ask]) -> list[str | None]:
-        """Raises EvaluationError where the model's context has room for none of the questions and an answer."""
+        """As `answer`."""
+        return self.answer([rubric.ask(ask.prompt, ask.response) for ask in asks], [ask.number for ask in asks])
+
+    def answer(self, questions: list[str], numbers: list[int]) -> list[str | None]:
+        """None where there is no room for a question and its answer.  `numbers`: which of several times each is put.
+
+        Raises EvaluationError where the model's context has room for none of the questions and an answer."""
         from apo.models.policy import Policy
         from apo.rollouts.generate import generate
         model = self.model.model if isinstance(self.model, Policy) else self.model
-        questions = [rubric.ask(ask.prompt, ask.response) for ask in asks]
         prompts = self._prompts(questions)
         fitting = self._fitting(model, prompts)
-        numbers = [draw_number(questions[place], asks[place].number) for place in fitting]
-        with progress("judging", len(fitting)) as bar:
+        drawn_by = [draw_number(questions[place], numbers[place]) for place in fitting]
+        with progress(self.doing, len(fitting)) as bar:
             written = generate(model, [prompts[place] for place in fitting], self.generation, tokenizer=self.tokenizer,
                                seed=stream_seed(self.seed, "judge"), batch_size=self.batch_size, progress=bar,
-                               numbers=numbers)
-        answers: list[str | None] = [None] * len(asks)
+                               numbers=drawn_by)
+        answers: list[str | None] = [None] * len(questions)
         for place, continuation in zip(fitting, written):
             answers[place] = self.tokenizer.decode(continuation.ids, skip_special_tokens=True,
                                                    clean_up_tokenization_spaces=False)
@@ -142,10 +156,10 @@ class ModelWriter:
         room = context - self.generation.max_new_tokens
         fitting = [place for place, prompt in enumerate(prompts) if len(prompt) <= room]
         if prompts and not fitting:
-            raise EvaluationError(f"{self.name} cannot judge: the shortest question has {min(map(len, prompts))} "
-                                  f"tokens, an answer up to {self.generation.max_new_tokens}, and its context is "
-                                  f"{context}. Ask with a shorter template, let the answer be shorter, or take another "
-                                  "judge.")
+            raise EvaluationError(f"{self.name} has no room for {self.doing}: the shortest question has "
+                                  f"{min(map(len, prompts))} tokens, an answer up to "
+                                  f"{self.generation.max_new_tokens}, and its context is {context}. Ask with a shorter "
+                                  "template, let the answer be shorter, or take another model.")
         return fitting
 
 

@@ -42,6 +42,18 @@ class Round:
     """KL(policy || reference), exact over the vocabulary, at the state that predicts each token; where asked for."""
     texts_C: "numpy.ndarray | None" = None  # noqa: F821
     """int64: equal for completions of one prompt that are the same tokens; what methods on pairs need."""
+    earlier: "Earlier | None" = None
+    """Where the method is `with_earlier`, and a round came before."""
+
+
+@dataclass
+class Earlier:
+    """Rows of the round before, trained on once more.  Their E completions stand behind the C of the round, and the
+    policy has been asked about them as about these."""
+
+    rows_PN: "numpy.ndarray"  # noqa: F821
+    """int64: places among the E."""
+    logps_ET: "torch.Tensor"  # noqa: F821
 
 
 @dataclass
@@ -54,7 +66,7 @@ class Lesson:
     tokens: "dict[str, torch.Tensor]" = field(default_factory=dict)  # noqa: F821
     """`advantages`, `returns`: [C, T], 0 outside the mask; what stands in a batch as `advantages_RT` and so on."""
     ref_logps_C: "torch.Tensor | None" = None  # noqa: F821
-    """Of each completion, what a preference loss measures against."""
+    """Of each completion, what a preference loss measures against; those of `Round.earlier` behind the others."""
     metrics: dict[str, Stat] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
     """What the next round's `learn` is given; of plain numbers, for it stands in checkpoints as JSON."""
@@ -88,6 +100,15 @@ class Online(Objective):
     def with_given(self) -> bool:
         """Whether a round holds the completions that the data have to its prompts, beside those sampled."""
         return False
+
+    @property
+    def with_earlier(self) -> bool:
+        """Whether a round holds rows of the round before (`Round.earlier`), of a method on pairs."""
+        return False
+
+    def own_rows(self, rows_PN, state: dict[str, Any]):
+        """Of a lesson's rows, those that the next round holds as `earlier`.  `state`: what that lesson left."""
+        return rows_PN
 
     def rows_of(self, prompts: int, generations: int) -> int:
         """Rows that a round of so many prompts and completions of each has if nothing is left out."""

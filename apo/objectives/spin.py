@@ -1,7 +1,8 @@
 """Self-play fine-tuning (Chen et al. 2024, SPIN): the completions of the data against the policy's own.
 
 No reward is asked for.  The opponent of a round, who writes the samples, is the policy as the round began, and so is
-the reference: the first round is DPO with samples of the policy as the rejected completions.
+the reference: the first round is DPO with samples of the policy as the rejected completions.  Pairs of the round before
+may be learnt from once more, and are then measured against the opponent of now, not the one who wrote them.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from apo.errors import ConfigError
+from apo.lazy import torch
 from apo.metrics import running
 from apo.objectives.base import Loss, NothingToDraw, objectives
 from apo.objectives.dpo import AgainstReference
@@ -24,6 +26,10 @@ class SPIN(Online):
     beta: float | list[float] = 0.1
     """The paper's lambda.  A list has one for each round, and its last for all that follow."""
 
+    merge_previous: bool = False
+    """A round is also trained on the pairs of the round before it, and the first round on those of the last one of the
+    run that it starts from (`init_from.run`)."""
+
     completions_per_row: ClassVar[int] = 2
     by_reward: ClassVar[bool] = False
 
@@ -37,12 +43,20 @@ class SPIN(Online):
     def with_given(self) -> bool:
         return True
 
+    @property
+    def with_earlier(self) -> bool:
+        return self.merge_previous
+
+    def own_rows(self, rows_PN, state: dict[str, Any]):
+        return rows_PN[:state.get("own", len(rows_PN))]
+
     def take_up(self, state: dict[str, Any]) -> None:
         number = max(int(state.get("rounds", 1)) - 1, 0)
         self.dpo = AgainstReference(beta=self.betas[min(number, len(self.betas) - 1)])
 
     def rows_of(self, prompts: int, generations: int) -> int:
-        return prompts * generations
+        """From the second round on."""
+        return prompts * generations * (2 if self.merge_previous else 1)
 
     def count_items(self, batch) -> int:
         """Pairs."""
@@ -60,8 +74,20 @@ class SPIN(Online):
                    "pairs/without_given": running.ratio(alone, count),
                    "pairs/unfinished": running.ratio((~round.finished_C[pairs_P2[:, 1]]).sum(), len(pairs)),
                    "pairs/length_difference": running.ratio(longer_P.sum(), len(pairs))}
-        return Lesson(pairs_P2, ref_logps_C=round.logps_CT.sum(1), metrics=metrics,
-                      state={"rounds": int(state.get("rounds", 0)) + 1})
+        lesson = Lesson(pairs_P2, ref_logps_C=round.logps_CT.sum(1), metrics=metrics,
+                        state={"rounds": int(state.get("rounds", 0)) + 1})
+        return self._merged(lesson, round) if self.merge_previous else lesson
+
+    def _merged(self, lesson: Lesson, round: Round) -> Lesson:
+        """With the pairs of the round before behind its own, if there was one."""
+        own, earlier = len(lesson.rows_PN), round.earlier
+        lesson.state["own"] = own
+        if earlier is not None:
+            lesson.rows_PN = np.concatenate([lesson.rows_PN, earlier.rows_PN + len(round.prompts_C)])
+            lesson.ref_logps_C = torch.cat([lesson.ref_logps_C, earlier.logps_ET.sum(1)])
+        count = len(lesson.rows_PN)
+        lesson.metrics |= {"pairs/merged": running.ratio(count - own, count)}
+        return lesson
 
     def compute_loss(self, policy, batch) -> Loss:
         return self.dpo.compute_loss(policy, batch)

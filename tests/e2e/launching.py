@@ -162,16 +162,19 @@ def _in_sampling(number: int, marker: Path) -> None:
 
 
 def _in_scoring(number: int, marker: Path) -> None:
-    """A round of samples is being judged."""
+    """A round of samples is being judged, by a scorer or by a rubric."""
+    from apo.experience.judging import ByRubric
     from apo.experience.writing import ByScorer
-    judge = ByScorer.__call__
 
-    def judged(self, pairs, at, check):
-        found = judge(self, pairs, at, check)
-        if at == number:
-            _wait(marker)
-        return found
-    ByScorer.__call__ = judged
+    def waiting(judge):
+        def judged(self, pairs, at, check):
+            found = judge(self, pairs, at, check)
+            if at == number:
+                _wait(marker)
+            return found
+        return judged
+    for kind in (ByScorer, ByRubric):
+        kind.__call__ = waiting(kind.__call__)
 
 
 def _after_a_round(number: int, marker: Path) -> None:

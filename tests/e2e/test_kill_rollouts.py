@@ -14,6 +14,7 @@ PAUSES = (Pause("sampling", 0), Pause("scoring", 1), Pause("round", 1), Pause("s
 
 @pytest.mark.parametrize("method, options", [
     ("ppo", ("rollout.epochs=2", "objective.kl_target=0.5", "objective.score_scale=std")),
+    pytest.param("spin", ("objective.merge_previous=true", "data.block_size=256"), marks=pytest.mark.slow),
     pytest.param("online_dpo", (), marks=pytest.mark.slow),
     pytest.param("self_rewarding", (), marks=pytest.mark.slow)])
 def test_killed_while_sampling_scoring_and_learning(tmp_path, method, options):

@@ -6,49 +6,19 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from scripted import TEXTS, Plain, same, stands_in
 
 from apo.errors import DataError, RunError
 from apo.experience.kept import load
-from apo.experience.prompts import Prompt, Prompts
-from apo.experience.rounds import Rounds, trained_bits
+from apo.experience.prompts import Prompt
+from apo.experience.rounds import trained_bits
 from apo.experience.writing import Judged, Writer, unjudged
-from apo.metrics import running
 from apo.models.policy import Policy
 from apo.models.reference import reference_of
-from apo.objectives.base import Needs, NothingToDraw, objectives
-from apo.objectives.online import VIEW, Lesson, Online
+from apo.objectives.base import objectives
+from apo.objectives.online import Lesson, Online
 from apo.rollouts.generate import Continuation
 from apo.schema import RolloutConfig
-from apo.seeds import stream
-
-TEXTS = ["the sea", "a", "stones and sand", "we went by", "to", "evening, then night"]
-
-
-@dataclass
-class Plain(Online):
-    """Every completion a row, its reward for an advantage."""
-
-    name = "plain"
-    enough: bool = False
-    fails: int = 0
-
-    @property
-    def needs(self):
-        return Needs(view=VIEW, reference_model=self.reference is not None)
-
-    def learn(self, round, state):
-        count = state.get("rounds", 0)
-        if count == 0 and self.fails > 0:
-            self.fails -= 1
-            raise NothingToDraw("nothing here")
-        advantages_CT = torch.tensor(round.scores_C).float()[:, None] * round.mask_CT
-        return Lesson(np.arange(len(round.scores_C))[:, None], {"advantages": advantages_CT},
-                      metrics={"objective/scores": running.mean(torch.tensor(round.scores_C))},
-                      state={"rounds": count + 1})
-
-    def exhausted(self):
-        said, self.enough = self.enough, False
-        return said
 
 
 @dataclass
@@ -67,59 +37,6 @@ class Pairs(Online):
             order = own[np.argsort(-round.scores_C[own], kind="stable")]
             rows.append([order[0], order[-1]])
         return Lesson(np.array(rows), ref_logps_C=round.logps_CT.sum(1))
-
-
-class Scripted(Writer):
-    """Writes random tokens of random lengths, a function of (seed, round, place), and counts."""
-
-    calls = 0
-
-    def write(self, policy, prompts, number, progress):
-        self.calls += 1
-        found = []
-        for place in range(len(prompts)):
-            random = stream(self.seed, "scripted", number, place)
-            length = int(random.integers(1, 9))
-            ids = random.integers(0, 200, length).tolist()
-            found.append(Continuation([*ids[:-1], 256] if place % 2 else ids, bool(place % 2)))
-        progress.advance(len(prompts))
-        return found
-
-
-def judge(pairs, number, check):
-    rewards = np.array([len(text) + 0.5 * len(prompt) for prompt, text in pairs])
-    return Judged(rewards, [{"length": len(text)} for _, text in pairs])
-
-
-@pytest.fixture
-def make(tmp_path, byte_tokenizer, tiny_llama):
-    """`make(objective, policy=..., **rollout options)`."""
-    from apo.evaluation import Template
-    from apo.schema import EvaluationConfig, ScenarioConfig
-    ids = {text: byte_tokenizer(text)["input_ids"] for each in TEXTS for text in (each, each[::-1])}
-    prompts = Prompts([Prompt([256, *ids[text]], text, [*ids[text[::-1]], 256]) for text in TEXTS], 0)
-    template = Template.of(ScenarioConfig(), EvaluationConfig(), byte_tokenizer)
-
-    def build(objective=None, policy=None, folder=None, minibatch=4, micro_batch=2, **options):
-        options = RolloutConfig(**{"prompts": 4, "generations": 2, "max_new_tokens": 8, **options})
-        writer = Scripted(options, byte_tokenizer, template, [], [], 8, 3)
-        policy = policy or Policy(tiny_llama(initializer_range=0.3))
-        return Rounds(options, objective or Plain(), prompts, policy, writer, judge, 3, minibatch, micro_batch, "fp32",
-                      folder or tmp_path / "run" / "rounds")
-    return build
-
-
-def stands_in(folder, number):
-    """A checkpoint inside that round."""
-    checkpoint = folder.parent / "checkpoints" / f"checkpoint-{number}"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "state.json").write_text(json.dumps({"source": {"round": number}}))
-
-
-def same(one, other):
-    assert one.tensors().keys() == other.tensors().keys()
-    for name, tensor in one.tensors().items():
-        torch.testing.assert_close(tensor, other.tensors()[name], rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("minibatch, micro_batch", [(8, 8), (4, 2), (3, 1), (8, 3)])

@@ -237,8 +237,8 @@ def test_a_question_without_room_is_counted_and_a_judge_without_any_is_refused(l
     """The context has 256 tokens, bytes: 12 for the answer, one for the end of text in front, 9 of form and prompt."""
     made = model_judge(lively, byte_tokenizer).judge([("p", "x" * 200), ("p", "x" * 234), ("p", "x" * 235)])
     assert [each.failed for each in made] == [0, 0, 2]
-    with pytest.raises(EvaluationError, match=r"the policy cannot judge: the shortest question has [0-9]+ tokens, an "
-                                              r"answer up to 12, and its context is 256"):
+    with pytest.raises(EvaluationError, match=r"the policy has no room for judging: the shortest question has [0-9]+ "
+                                              r"tokens, an answer up to 12, and its context is 256"):
         model_judge(lively, byte_tokenizer, rubric=Rubric()).judge(PAIRS)
     assert model_judge(lively, byte_tokenizer).judge([]) == []
 
