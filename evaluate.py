@@ -71,11 +71,13 @@ def run(options: argparse.Namespace) -> None:
     set_environment(any(run.config.offline for run in writing + judging))
     allow, output = [key for key in options.allow.split(",") if key], options.output
     if writing:
-        weighed = report.read_advantages(writing)       # before anything is sampled: a damaged file is said at once
+        # before anything is sampled: a damaged file is said at once
+        weighed, watched = report.read_advantages(writing), report.read_hacking(writing)
         comparison = report.compare_runs(writing, options.baseline, output, seed=options.seed, force=options.force,
                                          allow=allow, capability=capability)
         report.show(comparison, options.samples)
-        report.show_advantages(weighed)
+        report.show_of_runs(watched)
+        report.show_of_runs(weighed)
         output = output and Path(output).with_stem(f"{Path(output).stem}-reward_models")
     if judging:
         report.show_reward_models(report.compare_reward_models(judging, output, force=options.force, allow=allow))

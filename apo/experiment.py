@@ -125,7 +125,7 @@ def _train_into(run: RunDirectory, config: Config, scorers: dict[str, Scorer], w
                 parts.policy, parts.objective, parts.source, config.training, run=run, seed=config.seed,
                 max_steps=parts.steps, tokens_per_step=round(parts.sizes["tokens_per_step"]),
                 extra_metrics=ChinchillaLoss(parts.policy), loggers=loggers, bar=bar, tokenizer=parts.tokenizer,
-                callbacks=[*generation_callback(config, parts), *parts.measured_beside,
+                callbacks=[*generation_callbacks(config, parts, run), *parts.measured_beside,
                            *other_callbacks(config, parts)])
             trainer.fit()
         save_final(run, parts)
@@ -135,10 +135,12 @@ def _train_into(run: RunDirectory, config: Config, scorers: dict[str, Scorer], w
     finish(run, parts.steps)
 
 
-def generation_callback(config: Config, parts: Parts) -> list:
+def generation_callbacks(config: Config, parts: Parts, run: RunDirectory) -> list:
+    """Sampling, and of a run that starts from a trained model the watch over what its samples become."""
     if not parts.objective.writes_text:
         return []
     from apo.callbacks.generate_and_score import GenerateAndScoreCallback
+    from apo.callbacks.hacking import Hacking
     from apo.evaluation import as_trained
     from apo.models.reference import reference_of
     scenarios = {name: as_trained(scenario, config) for name, scenario in config.evaluation.scenarios.items()}
@@ -146,10 +148,13 @@ def generation_callback(config: Config, parts: Parts) -> list:
     start = None
     if scenarios and trained_before and config.evaluation.kl_from_start:
         start = parts.objective.reference or reference_of(parts.policy)
-    return [GenerateAndScoreCallback(replace(config.evaluation, scenarios=scenarios), tokenizer=parts.tokenizer,
-                                     judges=parts.judges, prompts=parts.corpus.prompts, heldout=parts.heldout,
-                                     seed=config.seed, start=start,
-                                     steps_per_epoch=parts.sizes.get("steps_per_epoch") or parts.steps)]
+    steps_per_epoch = parts.sizes.get("steps_per_epoch") or parts.steps
+    found = [GenerateAndScoreCallback(replace(config.evaluation, scenarios=scenarios), tokenizer=parts.tokenizer,
+                                      judges=parts.judges, prompts=parts.corpus.prompts, heldout=parts.heldout,
+                                      seed=config.seed, start=start, steps_per_epoch=steps_per_epoch)]
+    if scenarios and trained_before and parts.judges.scorer is not None:
+        found.append(Hacking(config.evaluation, run, parts.judges, steps_per_epoch=steps_per_epoch))
+    return found
 
 
 def other_callbacks(config: Config, parts: Parts) -> list:

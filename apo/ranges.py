@@ -202,7 +202,7 @@ def _rollout(config: Config) -> Iterator[tuple[str, str]]:
         yield "rollout.max_new_tokens", (f"leaves no room for a prompt in data.block_size={config.data.block_size} "
                                          "tokens")
     yield from _judge(config)
-    if not config.scorer and options.judge.kind in ("none", "rule"):
+    if not config.scorer and (options.judge.kind == "rule" or options.judge.kind == "none" and method.by_reward):
         yield "scorer", f"{config.method} learns from samples, and nothing judges them: name one"
     if options.with_original and not method.off_policy:
         yield "rollout.with_original", (f"{config.method} learns from what the policy writes and from nothing else: "

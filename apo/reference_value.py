@@ -253,14 +253,16 @@ def _padded(ids: list[list[int]]) -> Batch:
 
 @torch.no_grad()
 def _values(policy, head: PromptValueHead, rows, at_once: int) -> np.ndarray:
-    """Of every prompt, in the order of `_prompts`."""
-    documents, found = _prompts(rows), []
+    """Of every prompt, in the order of `_prompts`; those of like length are read together."""
+    documents = _prompts(rows)
+    order, values = np.argsort(rows.prompt_lengths_D[documents], kind="stable"), np.zeros(len(documents), np.float32)
     with progress("V of every prompt", len(documents)) as bar:
         for start in range(0, len(documents), at_once):
-            some = documents[start:start + at_once]
-            found.append(head(*_together(_states(policy, rows, some, at_once), policy.device)).cpu().numpy())
+            some = order[start:start + at_once]
+            states = _states(policy, rows, documents[some], at_once)
+            values[some] = head(*_together(states, policy.device)).cpu().numpy()
             bar.advance(len(some))
-    return np.concatenate(found)
+    return values
 
 
 def _together(hidden: list[torch.Tensor], device) -> tuple[torch.Tensor, torch.Tensor]:

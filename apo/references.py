@@ -49,6 +49,8 @@ class Text:
     """The document ended here, and its end is part of the event."""
     ids: list[int] | None = None
     """The tokens drawn, the end of text left out; None where there are none."""
+    prompted: bool = False
+    """The first segment is a prompt: what the event was drawn behind, and no part of it."""
 
     @property
     def broken(self) -> bool:
@@ -108,7 +110,8 @@ class GeneratorReference(Reference):
         """Documents are short enough by themselves: `max_tokens` is not looked at."""
         made = self.source.generator.sample(draw.count, stream_seed(draw.seed, "kl"))
         progress.advance(len(made))
-        return [Text(list(each.document.texts), each.log_prob, ended=True) for each in made]
+        return [Text(list(each.document.texts), each.log_prob, ended=True, prompted=each.document.standing is not None)
+                for each in made]
 
 
 class ModelReference(Reference):
@@ -259,8 +262,8 @@ class Layout:
 
     def row(self, text: Text, by_tokens: bool) -> Row:
         """[end-of-text] + for every segment [prefix] + its tokens, + [end-of-text] where the document ended.  Context
-        are the first token and the prefixes.  `by_tokens`: the very tokens that were drawn, where no prefix would have
-        to be put between them."""
+        are the first token, the prefixes, and a prompt, which has no prefix.  `by_tokens`: the very tokens that were
+        drawn, where no prefix would have to be put between them."""
         prefix = [] if self.prefix_id is None else [self.prefix_id]
         if by_tokens and not (prefix and self.by_line):
             segments = [text.ids]
@@ -270,7 +273,10 @@ class Layout:
                 whole = lines(whole[0])
             segments = token_ids(self.tokenizer, whole) if whole else []
         ids, counted = [self.end_id], [False]
-        for segment in segments or [[]]:
+        if text.prompted:
+            ids += segments[0]
+            counted += [False] * len(segments[0])
+        for segment in segments[text.prompted:] or [[]]:
             ids += prefix + segment
             counted += [False] * len(prefix) + [True] * len(segment)
         if text.ended:

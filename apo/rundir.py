@@ -1,6 +1,6 @@
 """The run directory: everything a run leaves behind, and who may write there.
 
-    config.yaml manifest.json status.json metrics.jsonl timings.jsonl samples/ checkpoints/ final/
+    config.yaml manifest.json status.json metrics.jsonl timings.jsonl hacking.jsonl samples/ checkpoints/ final/
 
 Its name is a function of the config, so the same command finds the same directory: a finished run is reported, an
 unfinished one goes on.  "The same run" means the config and the fingerprints of data, scorer code and tokenizer; a
@@ -12,6 +12,7 @@ Wall-clock times never enter metrics.jsonl, so that the metrics of two runs can 
 
 import json
 import os
+import re
 import shutil
 import socket
 import sys
@@ -19,6 +20,7 @@ import time
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from apo.disk import fsync, fsync_tree, write_atomic
 from apo.errors import RunError
@@ -44,6 +46,25 @@ def unwritable(path: Path, error: OSError) -> RunError:
     return RunError(f"cannot write {path}: {error.strerror or error}; choose another place with --output-dir")
 
 
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """[] where there is no file.  A half-written last line, the mark of a kill, is left out; elsewhere RunError."""
+    if not path.is_file():
+        return []
+    # Not splitlines(): samples may hold characters that it takes for the end of a line, and JSON does not escape.
+    rows, lines = [], path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise RunError(f"{path}, line {number}: not JSON. The file is damaged.") from None
+    return rows
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
 def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
@@ -58,6 +79,7 @@ class RunDirectory:
         self.timings_file = self.path / "timings.jsonl"
         self.samples = self.path / "samples"
         self.rounds = self.path / "rounds"
+        self.hacking_file = self.path / "hacking.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.final = self.path / "final"
 
@@ -132,10 +154,15 @@ class RunDirectory:
         elif size:
             raise RunError(f"{self.metrics_file} is gone; use force=true to begin anew")
 
-    def write_samples(self, name: str, rows: list[dict]) -> Path:
-        path = self.samples / f"{name}.jsonl"
-        write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        return path
+    # ---- samples -----------------------------------------------------------------------------------------------------
+
+    def samples_file(self, scenario: str, step: int) -> Path:
+        return self.samples / f"{scenario}-{step:06d}.jsonl"
+
+    def sampled_at(self, scenario: str) -> list[int]:
+        """Steps, from the first on."""
+        name = re.compile(rf"{re.escape(scenario)}-(\d+)\.jsonl")
+        return sorted(int(found[1]) for file in self.samples.glob("*.jsonl") if (found := name.fullmatch(file.name)))
 
     # ---- replacing a whole folder ------------------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ class SampledConfig:
 class DataConfig:
     source: str = "file"
     """Name of a registered source (`stdlib`, `synthetic_toxicity`, `synthetic_pii`, `synthetic_hh`,
-    `synthetic_stack_exchange`, `file`, `completions`, `text`, `hub`, `hh`, or a plug-in's)."""
+    `synthetic_stack_exchange`, `synthetic_language`, `file`, `completions`, `text`, `hub`, `hh`, or a plug-in's)."""
     path: str | list[str] | None = None
     """For `file`: JSONL, Parquet or CSV, optionally .gz.  For `text`: a folder or a pattern (`src/**/*.py`), a document
     per file, or a .txt with blank lines between documents.  For `hub`: one dataset name or several, read in order."""

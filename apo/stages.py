@@ -50,8 +50,8 @@ def _beside(config: Config, method: str, overrides: list[str], seed: int | None,
     from apo.config import load_config
     names = [f"task={config.task}", f"method={method}", f"scale={config.scale}"]
     own = [f"plugins=[{','.join(config.plugins)}]"] if config.plugins else []
-    if config.data.path:        # what a task may leave to the user
-        own.append(f"data.source={config.data.source}")
+    own.append(f"data.source={config.data.source}")         # what a task may leave to the user
+    if config.data.path:
         own.append(f"data.path={_listed(config.data.path)}")
     made = load_config([*names, *own, *overrides])
     for key in (text.partition("=")[0].lstrip("+~") for text in overrides):

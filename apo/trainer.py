@@ -38,7 +38,7 @@ from apo.models.adapters import is_adapted
 from apo.models.policy import Policy
 from apo.models.save import restore_policy, save_policy
 from apo.objectives.base import Objective, tell_of_step
-from apo.rundir import RunDirectory, write_json
+from apo.rundir import RunDirectory, write_json, write_jsonl
 from apo.schema import TrainingConfig
 from apo.seeds import stream_seed
 from apo.signals import SignalCatcher, StopRequested
@@ -340,7 +340,7 @@ class ScoredTextTrainer(Trainer):
 
     def _record(self, name: str, measurement: Measurement) -> None:
         for scenario, rows in measurement.samples.items():
-            self.run.write_samples(f"{scenario}-{self.step:06d}", rows)
+            write_jsonl(self.run.samples_file(scenario, self.step), rows)
             for logger in self.loggers:
                 logger.samples(self.step, scenario, rows)
         self._write(measurement.metrics)

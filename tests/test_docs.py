@@ -15,8 +15,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 OFFLINE_RL = ("nll", "wbc", "r_gold", "r_lol", "a_lol", "a_lol_seq", "a_lol_ref_free", "a_lol_kl", "reward_threshold")
 OWN_PREFERENCES = ("best_of_n", "online_dpo", "external_reward_dpo", "self_rewarding", "spin")
+POLICY_GRADIENTS = ("ppo", "rloo", "grpo", "reinforce")
 METHODS = ("mle", "filtering", "conditional", "unlikelihood", "awr", "rwr", "dpo", "simpo", "orpo", "kto", "pro",
-           "reward_model", *OFFLINE_RL, *OWN_PREFERENCES)
+           "reward_model", *OFFLINE_RL, *OWN_PREFERENCES, *POLICY_GRADIENTS)
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -175,14 +176,20 @@ def table_keys(text: str, heading: str) -> set[str]:
     return {word for cell in first for word in re.findall(r"`([^`]+)`", cell)}
 
 
-@pytest.mark.parametrize("method", ["unlikelihood", "awr"])
-def test_pages_list_the_options_and_metrics_of_the_class(method):
+@pytest.mark.parametrize("method", ["unlikelihood", "awr", *POLICY_GRADIENTS])
+def test_pages_list_the_options_of_the_class(method):
     from apo.objectives.base import objectives
     cls, text = objectives.get(method), (ROOT / f"docs/methods/{method}.md").read_text()
     assert table_keys(text, "Options") == {f"objective.{field.name}" for field in fields(cls)}
     for field in fields(cls):
         shown = re.search(rf"`objective.{field.name}` \| (\S+) \|", text)[1]
         assert shown == (field.default if isinstance(field.default, str) else json.dumps(field.default))
+
+
+@pytest.mark.parametrize("method", ["unlikelihood", "awr"])
+def test_pages_list_the_metrics_of_the_class(method):
+    from apo.objectives.base import objectives
+    cls, text = objectives.get(method), (ROOT / f"docs/methods/{method}.md").read_text()
     logged = set(re.findall(r'"(\w+)": running\.', inspect.getsource(inspect.getmodule(cls))))
     assert table_keys(text, "Logged") == logged
 

@@ -48,4 +48,4 @@ def test_any_method_on_any_task(places, task, method):
     assert manifest["sizes"]["steps"] == config.training.max_steps and manifest["sizes"]["tokens_per_step"] > 0
     if option_class("objective", config.objective["name"]).writes_text:
         kind = option_class("scorer", config.scorer["name"]).kind
-        assert f"generation/{config.evaluation.best}/{kind}" in rows[-1] | rows[-2]
+        assert any(f"generation/{config.evaluation.best}/{kind}" in row for row in rows[-3:])

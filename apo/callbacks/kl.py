@@ -5,7 +5,8 @@ log-probabilities; the model then says how likely each of them is, tokenised as 
 The mean of log p_reference - log p_model over texts is an unbiased estimate (Monte Carlo, hence `_mc`) of the KL
 between the distributions of the events that were drawn.  What these are stands in the metric's name:
 
-    kl/<name>/exact_logp_mc         documents of a synthetic corpus; log p of the text, over all ways of making it
+    kl/<name>/exact_logp_mc         documents of a synthetic corpus; log p of the text, over all ways of making it; of
+                                    prompts with completions, that of the completion behind its prompt
     kl/<name>/exact_entropy_mc      the same KL: the model's mean -log p less the generator's exact entropy
     kl/<name>/token_logp_mc         sequences of tokens, which reference and model share
     kl/<name>/canonical_logp_mc     texts, each model by its own tokens: the reference's as drawn, ours the canonical
@@ -128,6 +129,9 @@ class KL(Callback):
         if GENERATOR in self.named() and context.corpus.source.generator is None:
             raise ConfigError(f"callbacks.kl.reference: nothing knows the distribution of {context.corpus.source}, "
                               f"which was found and not generated; set it to {MODELS}")
+        if GENERATOR in self.named() and context.config.data.chat_template != "plain":
+            raise ConfigError(f"callbacks.kl.reference={GENERATOR}: asks the model in the data's plain text, and "
+                              "data.chat_template has trained it in another; leave one of the two out")
         for name, options in self.named().items():
             with self.naming(name):
                 references.find(self.make(name, options, context), self.draw(context), context.cache)

@@ -9,7 +9,7 @@ from apo.evaluation import Template, as_trained, banned_ids
 from apo.experience.judging import judge_of
 from apo.experience.prompts import prompts_of
 from apo.experience.rounds import Rounds
-from apo.experience.writing import ByScorer, Writer
+from apo.experience.writing import ByScorer, Writer, unjudged
 from apo.models.reference import reference_of
 from apo.objectives.online import Online
 from apo.schema import Config, ScenarioConfig
@@ -37,7 +37,7 @@ def rounds(config: Config, objective: Online, corpus: Any, store: TokenStore, po
                     scenario.generation.stop_strings,
                     banned_ids(scenario, config.evaluation, tokenizer, "banned token"), config.evaluation.batch_size,
                     config.seed)
-    judge = ByScorer(scorer)
+    judge = unjudged if scorer is None else ByScorer(scorer)
     if options.judge.kind != "none":
         judge = judge_of(options.judge, scorer=scorer, policy=policy, tokenizer=tokenizer, seed=config.seed,
                          chat_template=config.data.chat_template, batch_size=config.evaluation.batch_size,

@@ -76,7 +76,7 @@ def _fill(x_BT, mask_BT, value: float):
 
 
 def _scalar(x):
-    return torch.as_tensor(x).detach().double()
+    return torch.as_tensor(x, dtype=torch.float64).detach()
 
 
 _MERGE: dict[str, Callable] = {"min": lambda a, b: torch.minimum(a, b), "max": lambda a, b: torch.maximum(a, b)}

@@ -10,9 +10,11 @@ applied here from the model's config, and `check_head` compares the result with 
 loaded: a silent difference would make every log-probability wrong.
 """
 
+import copy
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
@@ -182,7 +184,8 @@ class Policy(nn.Module):
             return CompletionStats(stats.logps_RN.view(shape_RN), stats.lengths_RN.view(shape_RN), prompt_logps_R)
         return self._of_rows(batch, prompts)
 
-    def completion_tokens(self, batch, want: tuple[str, ...] = (), other=None) -> TokenStats:
+    def completion_tokens(self, batch, want: tuple[str, ...] = (), other=None,
+                          detach_values: bool = False) -> TokenStats:
         """Log-probabilities of completion tokens one by one, and more; only their positions reach the head.
 
         Args:
@@ -190,6 +193,7 @@ class Policy(nn.Module):
                 takes masks of our own.
             want: of "entropy", "sum_p_squared", "kl" (to `other`), "values".
             other: `apo.models.reference.Reference`.
+            detach_values: no gradient from the values into the trunk.
         """
         over_vocabulary = tuple(name for name in want if name != "values")
         row_M, place_M, from_M, _ = batch.predictions()
@@ -209,7 +213,7 @@ class Policy(nn.Module):
         for name in over_vocabulary:
             setattr(stats, f"{name}_BT", placed(getattr(reduced, name)))
         if "values" in want:
-            stats.values_BT = placed(self.value_head(hidden_MD).float())
+            stats.values_BT = placed(self.value_head(hidden_MD.detach() if detach_values else hidden_MD).float())
         return stats
 
     def as_evaluated(self):
@@ -219,11 +223,14 @@ class Policy(nn.Module):
     def without_dropout(self) -> None:
         """From now on training drops nothing out either: of methods whose loss looks at how the policy has moved, which
         dropout would have moved before the first step.  What is saved still names the probabilities."""
+        still: dict[int, Any] = {}
         for module in self.modules():
             for name, value in vars(module).items():
                 if isinstance(value, float) and (isinstance(module, nn.Dropout) and name == "p"
                                                  or name.endswith(DROPOUT_SUFFIXES)):
                     setattr(module, name, 0.0)
+            if module not in (self.model, self.language_model) and hasattr(vars(module).get("config"), "to_dict"):
+                module.config = still.setdefault(id(module.config), _without_dropout(module.config))
 
     @property
     def drops_out(self) -> bool:
@@ -296,6 +303,16 @@ class Policy(nn.Module):
         if own.shape != ours.shape or not torch.allclose(own, ours, rtol=1e-3, atol=1e-3):
             raise ModelError(f"{type(self.language_model).__name__} computes its logits in a way of its own after the "
                              "head, which is not supported; choose another architecture")
+
+
+def _without_dropout(config):
+    """A copy: some layers read probabilities where they are used (Falcon, Persimmon), and the model's own config is
+    what is saved."""
+    config = copy.deepcopy(config)
+    for name, value in vars(config).items():
+        if isinstance(value, float) and name.endswith(DROPOUT_SUFFIXES):
+            setattr(config, name, 0.0)
+    return config
 
 
 def rows(x_BSD: torch.Tensor) -> torch.Tensor:

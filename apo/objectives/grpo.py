@@ -1,107 +1,134 @@
-"""Group relative policy optimisation (Shao et al. 2024, GRPO) and what became of it (DAPO, Dr. GRPO, GSPO)."""
+"""Group relative policy optimisation (Shao et al. 2024) and its kin: a prompt's completions are measured against their
+mean, token by token with PPO's clip, without a value head.
+
+Dr. GRPO (Liu et al. 2025) is `scale=none average=constant`; DAPO's loss (Yu et al. 2025) is `average=token` with
+`clip_high`, `mask_truncated` and beta 0; GSPO (Zheng et al. 2025) is `ratio=sequence average=sequence`.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from apo.errors import ConfigError
 from apo.lazy import torch
 from apo.metrics import running
-from apo.objectives.base import Loss, objectives
-from apo.objectives.on_policy import OnPolicy, ratio_metrics, reward_metrics
+from apo.objectives.base import Loss, NothingToDraw, objectives
+from apo.objectives.on_policy import (
+    OnPolicy,
+    advantage_metrics,
+    everywhere,
+    moved_metrics,
+    round_metrics,
+    scores_of,
+)
 from apo.objectives.online import Lesson, Round
 from apo.objectives.policy_gradient import (
     clipped_policy_losses,
     group_advantages,
-    groups_of,
-    kl_estimates,
-    ratios,
-    sequence_ratios,
+    group_stds,
+    kl_losses,
+    sequence_log_ratios,
+    token_kl,
 )
 
 
 @objectives.register("grpo")
 @dataclass
 class GRPO(OnPolicy):
-    """A completion's reward against the mean of its prompt's, over their deviation, for every token of it."""
+    """max(-A r, -A clip(r)) + beta k3."""
 
+    beta: float = 0.0
+    """Price of a nat of distance from the reference.  0: no reference is kept in memory."""
     kl_in: Literal["loss", "reward"] = "loss"
-    """Where beta times the distance stands: at each token of the loss, as k3 (the paper's), or in the reward, as k1,
-    whose gradient is that of the distance."""
+    """Whether the distance is a term of the loss (k3, token by token) or off the reward (the log-ratio of the
+    completion)."""
+    kl_corrected: bool = True
+    """In the loss: times the ratio, by which its gradient is that of KL(policy || reference)."""
     scale: Literal["group", "batch", "none"] = "group"
-    """What advantages are divided by: the standard deviation of the prompt's rewards, of all, or nothing (Dr. GRPO)."""
+    """Advantages are divided by the standard deviation of rewards in the group, in the round, or not."""
     average: Literal["token", "sequence", "constant"] = "token"
-    """Of the loss: over all tokens of the step (DAPO), over completions of their means over tokens (the paper), or over
-    completions of their sums over `length` (Dr. GRPO)."""
+    """Of the loss: over the tokens of the step; over completions, of their means over tokens; over completions, of
+    their sums over tokens / `length`."""
     length: int | None = None
-    """Tokens that average=constant divides by."""
+    """Tokens that `average=constant` divides by: the longest that a completion can be."""
     ratio: Literal["token", "sequence"] = "token"
-    """sequence: the geometric mean over a completion's tokens (GSPO)."""
+    """pi / pi before the round of each token, or the geometric mean over the completion's."""
     clip: float = 0.2
+    """epsilon of the ratio."""
     clip_high: float | None = None
-    """Above 1; null: as below (DAPO: 0.28)."""
+    """Above 1; null: the same."""
     mask_truncated: bool = False
-    """Completions that were cut have no advantage (DAPO)."""
+    """Leave out completions that were cut at the longest length; they still count in their group's mean."""
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("clip", "clip_high"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
-                raise ConfigError(f"{name}: must be above 0, got {getattr(self, name):g}")
+        for name in ("clip", "clip_high", "length"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigError(f"{name}: must be above 0, got {value:g}")
         if (self.average == "constant") != (self.length is not None):
-            raise ConfigError("length: average=constant divides by it, and nothing else does: give both or neither "
+            raise ConfigError("length: average=constant divides by it, and nothing else does: set both or neither "
                               "(objective.length=${rollout.max_new_tokens})")
-        if self.length is not None and self.length < 1:
-            raise ConfigError(f"length: must be at least 1, got {self.length}")
 
     @property
     def generations(self) -> int:
         return 2
 
+    def learn(self, round: Round, state: dict[str, Any]) -> Lesson:
+        """State: `warned_of_kl`.  A completion without a score has advantage 0.  Raises NothingToDraw where
+        `mask_truncated` leaves none."""
+        kl_C = self.log_ratios(round).double().sum(1)
+        penalty_C = self.beta * kl_C if self.kl_in == "reward" else torch.zeros_like(kl_C)
+        rewards_C, groups_C = scores_of(round) - penalty_C, torch.as_tensor(round.prompts_C)
+        advantages_C = group_advantages(rewards_C, groups_C, self.scale)
+        rows_P = np.flatnonzero(round.finished_C) if self.mask_truncated else np.arange(len(kl_C))
+        if not len(rows_P):
+            raise NothingToDraw("mask_truncated: no completion of the round ended before the longest length: allow "
+                                "longer ones, or set it to false")
+        metrics = round_metrics(round, kl_C if self.beta else None, penalty_C)
+        metrics |= advantage_metrics(advantages_C) | group_metrics(round, rewards_C, groups_C)
+        if self.beta:
+            k3_CT = token_kl("k3", round.logps_CT, round.ref_logps_CT, round.mask_CT)
+            metrics["kl"] = running.mean(k3_CT, round.mask_CT)
+        return Lesson(rows_P[:, None], {"advantages": everywhere(advantages_C, round.mask_CT)}, metrics=metrics,
+                      state=self.notice(kl_C, state))
+
     def count_items(self, batch) -> int:
         """Tokens or completions, whichever is averaged over."""
         return super().count_items(batch) if self.average == "token" else len(batch)
 
-    def lesson(self, round: Round, scores_C, state: dict[str, Any]) -> Lesson:
-        if self.kl_in == "reward":
-            rewards_C, metrics = self.rewards(round, scores_C)
-        else:
-            rewards_C, metrics = scores_C, reward_metrics(round, scores_C, torch.zeros_like(scores_C))
-        advantages_C = group_advantages(rewards_C, round.prompts_C, self.scale)
-        if self.mask_truncated:
-            advantages_C = torch.where(torch.from_numpy(round.finished_C), advantages_C, 0.0)
-        places_C, count = groups_of(round.prompts_C)
-        spread_G = torch.stack([rewards_C[places_C == group].std() for group in range(count)])
-        lengths_C = round.mask_CT.sum(1).float()
-        metrics |= {"reward": running.mean(rewards_C, ~torch.isnan(rewards_C)),
-                    "reward_std": running.mean(spread_G, ~torch.isnan(spread_G)),
-                    "frac_reward_zero_std": running.mean((spread_G < 1e-8).float()),
-                    "completions/mean_length": running.mean(lengths_C),
-                    "completions/max_length": running.maximum(lengths_C),
-                    "completions/clipped_ratio": running.ratio(int((~round.finished_C).sum()), len(lengths_C))}
-        return Lesson(None, {"advantages": advantages_C[:, None] * round.mask_CT}, metrics=metrics)
-
     def compute_loss(self, policy, batch) -> Loss:
-        stats = policy.completion_tokens(batch)
-        mask_RT, old_RT = stats.mask_BT, batch.old_logps_RT
-        if self.ratio == "token":
-            ratios_RT = ratios(stats.logps_BT, old_RT, mask_RT)
-        else:
-            ratios_RT = sequence_ratios(stats.logps_BT, old_RT, mask_RT, mean=True)[:, None].expand_as(old_RT)
-        losses_RT = clipped_policy_losses(ratios_RT, batch.advantages_RT, self.clip, self.clip_high)
-        high = self.clip if self.clip_high is None else self.clip_high
-        still_RT, worse_RT = ratios_RT.detach(), batch.advantages_RT < 0
-        metrics = ratio_metrics(still_RT, mask_RT, stats.logps_BT, old_RT, self.clip, high) | {
-            "clip_ratio/low_mean": running.mean(((still_RT < 1 - self.clip) & worse_RT).float(), mask_RT),
-            "clip_ratio/high_mean": running.mean(((still_RT > 1 + high) & (batch.advantages_RT > 0)).float(), mask_RT)}
+        stats = policy.completion_tokens(batch, ("entropy",))
+        mask_RT, log_ratios_RT = stats.mask_BT, stats.logps_BT - batch.old_logps_RT
+        if self.ratio == "sequence":
+            log_ratios_RT = sequence_log_ratios(log_ratios_RT, mask_RT, mean=True)[:, None].expand_as(mask_RT)
+        losses_RT, clipped_RT = clipped_policy_losses(log_ratios_RT, batch.advantages_RT, self.clip, self.clip_high)
+        metrics = moved_metrics(stats, batch) | {
+            "policy/clipfrac_avg": running.mean(clipped_RT.float(), mask_RT),
+            "clip_ratio/low_mean": running.mean((clipped_RT & (batch.advantages_RT < 0)).float(), mask_RT),
+            "clip_ratio/high_mean": running.mean((clipped_RT & (batch.advantages_RT > 0)).float(), mask_RT),
+            "loss/policy_avg": running.mean(losses_RT, mask_RT),
+        }
         if self.beta and self.kl_in == "loss":
-            kl_RT = kl_estimates("k3", stats.logps_BT, batch.ref_logps_RT, None, mask_RT)
-            losses_RT = losses_RT + self.beta * kl_RT
-            metrics["kl"] = running.mean(kl_RT, mask_RT)
-        losses_RT = torch.where(mask_RT, losses_RT, 0.0)
+            losses_RT = losses_RT + self.beta * kl_losses(stats.logps_BT, batch.ref_logps_RT, mask_RT,
+                                                          log_ratios_RT if self.kl_corrected else None)
+        return Loss(self.summed(torch.where(mask_RT, losses_RT, 0.0), mask_RT), metrics)
+
+    def summed(self, losses_RT, mask_RT):
         if self.average == "sequence":
-            total = (losses_RT.sum(1) / mask_RT.sum(1).clamp(min=1)).sum()
-        elif self.average == "constant":
-            total = losses_RT.sum() / self.length
-        else:
-            total = losses_RT.sum()
-        return Loss(total, metrics | {"loss/policy_avg": running.mean(losses_RT, mask_RT)})
+            return (losses_RT.sum(1) / mask_RT.sum(1).clamp(min=1)).sum()
+        return losses_RT.sum() / (self.length if self.average == "constant" else 1)
+
+
+def group_metrics(round: Round, rewards_C, groups_C) -> dict[str, running.Stat]:
+    """TRL's.  The share of completions whose group has equal rewards, so that nothing is learned from it."""
+    stds_C = group_stds(rewards_C, groups_C)
+    finished_C = torch.as_tensor(round.finished_C)
+    return {
+        "reward": running.mean(rewards_C, ~rewards_C.isnan()),
+        "reward_std": running.mean(stds_C),
+        "frac_reward_zero_std": running.mean((stds_C < 1e-8).float()),
+        "completions/mean_length": running.mean(round.mask_CT.sum(1)),
+        "completions/clipped_ratio": running.mean(1 - finished_C.float()),
+    }

@@ -67,6 +67,8 @@ class Online(Objective):
     """What it trains on may be drawn from another distribution than the policy's own (top-p, a least length)."""
     completions_per_row: ClassVar[int] = 1
     """Of what it trains on: 2 of pairs."""
+    by_reward: ClassVar[bool] = True
+    """It learns from rewards, so that something has to give them."""
 
     @property
     def needs(self) -> Needs:

@@ -1,152 +1,201 @@
-"""Proximal policy optimisation of a language model (Schulman et al. 2017; Ziegler et al. 2019; Ouyang et al. 2022)."""
+"""Proximal policy optimisation (Schulman et al. 2017) on whole completions with a price on leaving the reference
+(Ziegler et al. 2019; Ouyang et al. 2022).
 
-from dataclasses import dataclass
-from typing import Any, Literal
+Every token has a reward: -beta KL, and the last one the score.  A value head beside the model says what is still to
+come, and is trained on what came.  Whatever takes a statistic (whitening, the scale of scores) takes it over the whole
+round, in `learn`, so that how a round is cut into steps and steps into micro-batches changes no number.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
 
 from apo.errors import ConfigError
 from apo.lazy import torch
 from apo.metrics import running
 from apo.objectives.base import Loss, Needs, objectives
-from apo.objectives.on_policy import OnPolicy, ratio_metrics, reward_metrics
-from apo.objectives.online import VIEW, Lesson, Round
+from apo.objectives.on_policy import (
+    OnPolicy,
+    advantage_metrics,
+    moved_metrics,
+    round_metrics,
+    scores_of,
+)
+from apo.objectives.online import Lesson, Round
 from apo.objectives.policy_gradient import (
-    adapted,
     clipped_policy_losses,
     clipped_value_losses,
     deviation,
     gae,
-    moments,
-    ratios,
+    next_kl_coef,
+    token_kl,
     token_rewards,
     whiten,
+    with_scores,
 )
 
-PATIENCE = 1.5
-"""Times `target_kl` at which a round is broken off, as in the classic trainer."""
+STOP_AT = 1.5
+"""Times the target KL, as in TRL."""
 
 
 @objectives.register("ppo")
 @dataclass
 class PPO(OnPolicy):
-    """Clipped policy and value losses on advantages over a value head; the reward of a token is -beta times its
-    distance from the reference, and the score comes at the last."""
+    """max(-A r, -A clip(r)) + value_coef times half the clipped squared error of V - entropy_coef H, over tokens."""
 
     kl: Literal["k1", "k3", "full"] = "k1"
-    """What stands for the distance at a token."""
+    """The distance in the reward: log-ratio, k3, or the exact KL over the vocabulary.  As a reward only the first has
+    the gradient of KL(policy || reference); the others are the classic trainer's."""
     kl_target: float | None = None
-    """Nats a completion that beta is adapted to; null: beta stays."""
+    """Nats of a completion that beta is adapted to; null: it is fixed."""
     kl_horizon: float = 10_000
-    """Completions over which it is adapted."""
+    """Completions over which an adapted beta changes by a fifth at most."""
     gamma: float = 1.0
     lam: float = 0.95
     clip: float = 0.2
+    """epsilon of the ratio."""
     value_clip: float | None = 0.2
+    """A value no further than this from where it was as the round began, in rewards; null: not clipped."""
     value_coef: float = 0.1
+    is_detached: bool = False
+    """Keep the value loss's gradient out of the trunk."""
     entropy_coef: float = 0.0
     whiten_advantages: bool = True
     whiten_rewards: bool = False
-    """Variance alone."""
+    """Scale the tokens' rewards, about their mean, to standard deviation 1 over the round."""
     score_baseline: float = 0.0
     """Off every score."""
     score_scale: Literal["none", "std"] = "none"
-    """std: over the standard deviation of all scores so far."""
+    """std: divided by the standard deviation of all scores so far."""
     score_clip: float | None = None
-    """Largest size of a score, scaled."""
+    """Scores, after that, no further from 0."""
     target_kl: float | None = None
-    """The rest of a round is left out once the policy has gone 1.5 times so far from where the round began, mean of
-    log p then less log p now; null: never."""
+    """Where the mean of log pi before the round - log pi exceeds 1.5 times this in a step, the rest of the round is
+    left out.  null: never."""
     ratio_limit: float | None = 10.0
-    """Completions with a mean ratio above it are left out of a step.  By completion, so that it does not depend on what
-    stands in one micro-batch."""
+    """A completion whose mean ratio is larger is left out of the loss.  null: none is."""
+
+    drift: ClassVar["running.Running | None"] = None
+    """log pi before the round - log pi, over the tokens seen since `exhausted` was asked."""
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("gamma", "lam"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name}: must lie from 0 to 1, got {getattr(self, name):g}")
-        for name in ("clip", "value_clip", "kl_target", "kl_horizon", "score_clip", "target_kl", "ratio_limit"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
-                raise ConfigError(f"{name}: must be above 0, got {getattr(self, name):g}")
+        for name in ("kl_target", "kl_horizon", "clip", "value_clip", "score_clip", "target_kl"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigError(f"{name}: must be above 0, got {value:g}")
         for name in ("value_coef", "entropy_coef"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: must not be below 0, got {getattr(self, name):g}")
-        if self.kl_target is not None and not self.beta:
-            raise ConfigError("kl_target: adapts beta, which is 0 and stays 0: give beta a start above it")
-        self.gone: list[Any] = []
-        """Sum and count of log p then less log p now over what a step has seen."""
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}: lies from 0 to 1, got {getattr(self, name):g}")
+        if self.ratio_limit is not None and self.ratio_limit <= 1:
+            raise ConfigError(f"ratio_limit: must be above 1, the ratio before the first step, got "
+                              f"{self.ratio_limit:g}")
+        if self.kl_target is not None and self.beta == 0:
+            raise ConfigError("kl_target: a beta of 0 stays 0 however it is adapted: set beta, where it begins")
 
     @property
     def needs(self) -> Needs:
-        return Needs(view=VIEW, value_head=True, reference_model=self.beta > 0)
+        return replace(super().needs, value_head=True)
 
     @property
     def exact_kl(self) -> bool:
         return self.kl == "full" and self.beta > 0
 
-    def lesson(self, round: Round, scores_C, state: dict[str, Any]) -> Lesson:
-        mask_CT, beta = round.mask_CT, state.get("beta", self.beta)
-        given_C = torch.where(torch.isnan(scores_C), scores_C[~torch.isnan(scores_C)].mean(), scores_C)
-        seen = moments(state.get("scores", {}), given_C.double())
-        shaped_C = (given_C - self.score_baseline) / (deviation(seen) if self.score_scale == "std" else 1.0)
-        if self.score_clip is not None:
-            shaped_C = shaped_C.clamp(-self.score_clip, self.score_clip)
-        kl_CT = self.distances(round, self.kl)
-        rewards_CT = token_rewards(shaped_C, kl_CT, mask_CT, beta)
+    # ---- a round -----------------------------------------------------------------------------------------------------
+
+    def learn(self, round: Round, state: dict[str, Any]) -> Lesson:
+        """State: `kl_coef`, `score_moments`, `warned_of_kl`.  A completion without a score has advantage 0, and its
+        returns are the values that are there."""
+        scores_C, moments = self.scaled(scores_of(round), state.get("score_moments", (0, 0.0, 0.0)))
+        coef, kl_CT = state.get("kl_coef", self.beta), self.distances(round)
+        log_ratios_C = self.log_ratios(round).sum(1)
+        judged_CT = round.mask_CT & ~scores_C.isnan()[:, None]
+        rewards_CT = token_rewards(scores_C.nan_to_num(0.0), kl_CT, round.mask_CT, coef)
         if self.whiten_rewards:
-            rewards_CT = whiten(rewards_CT, mask_CT, shift_mean=False)
-        advantages_CT, returns_CT = gae(rewards_CT, round.values_CT, mask_CT, self.gamma, self.lam)
-        metrics = reward_metrics(round, scores_C, -beta * kl_CT.sum(1)) | {
-            "objective/kl_coef": running.ratio(beta, 1),
-            "ppo/advantages_mean": running.mean(advantages_CT, mask_CT),
-            "ppo/returns_mean": running.mean(returns_CT, mask_CT), "ppo/returns_std": running.std(returns_CT, mask_CT),
-            "val/mean": running.mean(round.values_CT, mask_CT),
-            "val/var_explained": running.mean(explained(round.values_CT, returns_CT, mask_CT)[None])}
+            rewards_CT = whiten(rewards_CT, judged_CT, shift_mean=False)
+        advantages_CT, returns_CT = gae(rewards_CT, round.values_CT, round.mask_CT, self.gamma, self.lam)
         if self.whiten_advantages:
-            advantages_CT = whiten(advantages_CT, mask_CT)
-        after = beta
-        if self.kl_target is not None:
-            distance = float(self.distances(round).sum(1).mean())
-            after = adapted(beta, distance, self.kl_target, len(scores_C), self.kl_horizon)
-        return Lesson(None, {"advantages": advantages_CT, "returns": returns_CT}, metrics=metrics,
-                      state={"beta": after, "scores": seen})
+            advantages_CT = whiten(advantages_CT, judged_CT)
+        tokens = {"advantages": torch.where(judged_CT, advantages_CT, 0.0),
+                  "returns": torch.where(judged_CT, returns_CT, round.values_CT * round.mask_CT)}
+        # k3 is a price; what measures is k1, which shows where the mean is below 0, or the exact KL
+        kl_C = kl_CT.sum(1) if self.exact_kl else log_ratios_C
+        after = {"kl_coef": next_kl_coef(coef, float(kl_C.mean()), self.kl_target, self.kl_horizon, len(kl_C)),
+                 "score_moments": list(moments)} | self.notice(log_ratios_C, state)
+        metrics = round_metrics(round, kl_C if self.beta else None, coef * kl_CT.sum(1), scores_C)
+        metrics |= {"objective/kl_coef": running.ratio(coef, 1.0)} | lesson_metrics(round, tokens, judged_CT)
+        return Lesson(np.arange(len(kl_C))[:, None], tokens, metrics=metrics, state=after)
+
+    def scaled(self, scores_C, moments):
+        """Scores as they go into the reward, and the moments with them."""
+        scores_C = scores_C - self.score_baseline
+        moments = with_scores(moments, scores_C)
+        if self.score_scale == "std":
+            scores_C = scores_C / deviation(moments)
+        return scores_C if self.score_clip is None else scores_C.clamp(-self.score_clip, self.score_clip), moments
+
+    def distances(self, round: Round):
+        """[C, T], what is priced."""
+        if self.beta == 0:
+            return torch.zeros_like(round.logps_CT)
+        return token_kl(self.kl, round.logps_CT, round.ref_logps_CT, round.mask_CT, round.kl_CT)
+
+    # ---- a step ------------------------------------------------------------------------------------------------------
 
     def compute_loss(self, policy, batch) -> Loss:
-        stats = policy.completion_tokens(batch, want=("values", "entropy"))
-        mask_RT, advantages_RT = stats.mask_BT, batch.advantages_RT
-        ratios_RT = ratios(stats.logps_BT, batch.old_logps_RT, mask_RT)
-        used_RT = mask_RT
-        metrics = ratio_metrics(ratios_RT.detach(), mask_RT, stats.logps_BT, batch.old_logps_RT, self.clip)
-        if self.ratio_limit is not None:
-            means_R = torch.where(mask_RT, ratios_RT.detach(), 0.0).sum(1) / mask_RT.sum(1).clamp(min=1)
-            used_RT = mask_RT & (means_R <= self.ratio_limit)[:, None]
-            metrics["policy/left_out"] = running.mean((means_R > self.ratio_limit).float())
-        policy_RT = torch.where(used_RT, clipped_policy_losses(ratios_RT, advantages_RT, self.clip), 0.0)
-        value_RT = torch.where(used_RT, clipped_value_losses(stats.values_BT, batch.old_values_RT, batch.returns_RT,
-                                                             self.value_clip), 0.0)
-        total = policy_RT.sum() + self.value_coef * value_RT.sum()
-        if self.entropy_coef:
-            total = total - self.entropy_coef * torch.where(used_RT, stats.entropy_BT, 0.0).sum()
-        if self.target_kl is not None:
-            gone_RT = torch.where(mask_RT, batch.old_logps_RT - stats.logps_BT.detach(), 0.0)
-            self.gone.append((gone_RT.sum().double(), mask_RT.sum()))
-        moved_RT = (stats.values_BT.detach() - batch.old_values_RT).abs()
-        metrics |= {"loss/policy_avg": running.mean(policy_RT, mask_RT),
-                    "loss/value_avg": running.mean(value_RT, mask_RT),
-                    "policy/entropy_avg": running.mean(stats.entropy_BT, mask_RT),
-                    "val/vpred": running.mean(stats.values_BT, mask_RT)}
-        if self.value_clip is not None:
-            metrics["val/clipfrac_avg"] = running.mean((moved_RT > self.value_clip).float(), mask_RT)
-        return Loss(total, metrics)
+        stats = policy.completion_tokens(batch, ("values", "entropy"), detach_values=self.is_detached)
+        log_ratios_RT = stats.logps_BT - batch.old_logps_RT
+        counted_RT = stats.mask_BT & self.within_limit(log_ratios_RT.detach(), stats.mask_BT)[:, None]
+        policy_losses_RT, clipped_RT = clipped_policy_losses(log_ratios_RT, batch.advantages_RT, self.clip)
+        value_losses_RT, value_clipped_RT = clipped_value_losses(stats.values_BT, batch.old_values_RT,
+                                                                 batch.returns_RT, self.value_clip)
+        losses_RT = policy_losses_RT + self.value_coef * value_losses_RT - self.entropy_coef * stats.entropy_BT
+        if self.target_kl is not None and torch.is_grad_enabled():
+            self.note_drift(-log_ratios_RT, stats.mask_BT)
+        return Loss(torch.where(counted_RT, losses_RT, 0.0).sum(), moved_metrics(stats, batch) | {
+            "policy/clipfrac_avg": running.mean(clipped_RT.float(), stats.mask_BT),
+            "policy/left_out": running.mean((~counted_RT).float(), stats.mask_BT),
+            "loss/policy_avg": running.mean(policy_losses_RT, counted_RT),
+            "loss/value_avg": running.mean(value_losses_RT, counted_RT),
+            "val/clipfrac_avg": running.mean(value_clipped_RT.float(), stats.mask_BT),
+        })
+
+    def within_limit(self, log_ratios_RT, mask_RT):
+        """[R] bool.  Of each completion by itself: TRL leaves out a whole minibatch by its mean, so that what counts
+        depends on what it is batched with."""
+        if self.ratio_limit is None:
+            return torch.ones_like(mask_RT[:, 0])
+        ratios_RT = torch.where(mask_RT, log_ratios_RT.exp(), 0.0)
+        return ~(ratios_RT.sum(1) > self.ratio_limit * mask_RT.sum(1))        # what is no number stays, and is seen
+
+    def note_drift(self, drift_RT, mask_RT) -> None:
+        """A step that is done again after it ran out of memory notes some rows twice, which weighs them and moves no
+        mean far; there is no telling here where a step begins."""
+        if self.drift is None:
+            self.drift = running.Running()
+        self.drift.add({"drift": running.mean(drift_RT, mask_RT)})
 
     def exhausted(self) -> bool:
-        """A step that was done twice, for want of memory, counts twice on both sides of the mean."""
-        gone, self.gone = self.gone, []
-        if not gone:
+        """Whether the step just made was too far from where the round began.  TRL asks before the step and leaves that
+        one out too; here it has been made, for to ask before it costs a wait for the device in every micro-batch."""
+        if self.target_kl is None or self.drift is None:
             return False
-        return float(sum(each for each, _ in gone)) / float(sum(count for _, count in gone)) > PATIENCE * self.target_kl
+        return self.drift.read().get("drift", 0.0) > STOP_AT * self.target_kl
 
 
-def explained(values_CT, returns_CT, mask_CT):
-    """Share of the variance of the returns that V explains, a scalar."""
-    returns = returns_CT[mask_CT]
-    return 1 - (returns - values_CT[mask_CT]).var(unbiased=False) / returns.var(unbiased=False).clamp(min=1e-8)
+def lesson_metrics(round: Round, tokens: dict, judged_CT) -> dict[str, running.Stat]:
+    """Of returns and of how much of them the values as the round began explain; a round of equal returns says nothing
+    of that."""
+    returns_N, values_N = tokens["returns"][judged_CT].double(), round.values_CT[judged_CT].double()
+    variance = returns_N.var(correction=0)
+    known = float(variance > 0)
+    unexplained = (returns_N - values_N).var(correction=0) / variance if known else torch.tensor(0.0)
+    return advantage_metrics(tokens["advantages"], judged_CT) | {
+        "returns/mean": running.mean(tokens["returns"], judged_CT),
+        "returns/var": running.ratio(variance, 1.0),
+        "val/var_explained": running.ratio((1 - unexplained) * known, known),
+    }

@@ -25,6 +25,7 @@ class SPIN(Online):
     """The paper's lambda.  A list has one for each round, and its last for all that follow."""
 
     completions_per_row: ClassVar[int] = 2
+    by_reward: ClassVar[bool] = False
 
     def __post_init__(self):
         self.betas = [self.beta] if not isinstance(self.beta, list) else self.beta

@@ -75,6 +75,13 @@ def read_advantages(runs: list[Run]):
     return WeighedRuns.of(runs)
 
 
+def read_hacking(runs: list[Run]):
+    """What became of the samples of runs that started from a trained model; other runs have no part in it.  RunError
+    for a damaged file."""
+    from apo.report.hacking import WatchedRuns
+    return WatchedRuns.of(runs)
+
+
 def check_configs(runs: list[Run], baseline: str | None, allow: Iterable[str]) -> None:
     """Refuses an unfair comparison by what is known before any sampling."""
     from apo.report.comparison import baseline_label, group
@@ -117,8 +124,9 @@ def show_reward_models(found: Any) -> None:
     say_where(found.picture)
 
 
-def show_advantages(found: Any) -> None:
-    """Draws each run's picture into its directory, and prints the tables; nothing where there is no such run."""
+def show_of_runs(found: Any) -> None:
+    """Of `read_advantages` or `read_hacking`: draws each run's picture into its directory, and prints the tables;
+    nothing where there is no such run."""
     from apo.report import tables
     if not found.runs:
         return

@@ -22,7 +22,8 @@ from apo.metrics.pii import by_type
 from apo.metrics.statistics import Interval
 from apo.report import fairness
 from apo.report.fairness import Factor
-from apo.report.runs import Run, read_jsonl
+from apo.report.runs import Run
+from apo.rundir import read_jsonl
 from apo.schema import NOT_IDENTITY
 
 PARTS = {"by_code/": by_code, "by_type/": by_type}

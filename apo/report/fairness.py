@@ -1,9 +1,10 @@
 """A comparison is fair or it is refused: what differs between the runs of one table, and whether it may.
 
 Three kinds of difference.  What *is* the method (objective, filtering, control tokens and what sampling needs because
-of them) is what the table is about.  What only watches a run (how often it logs or saves, the code's commit) is shown.
-Everything else, from the learning rate to the data's fingerprint, would be a second explanation of the result: it is
-refused until the researcher names it in `--allow`, and then it stands in the report.
+of them, and how it samples what it learns from) is what the table is about.  What only watches a run (how often it logs
+or saves, the code's commit) is shown.  Everything else, from the learning rate to the data's fingerprint, would be a
+second explanation of the result: it is refused until the researcher names it in `--allow`, and then it stands in the
+report.
 """
 
 import json
@@ -15,8 +16,8 @@ from apo.identity import leaves, to_dict
 from apo.report.runs import Run
 from apo.schema import NOT_IDENTITY
 
-METHOD = ("objective", "init_from", "data.filter_threshold", "data.conditional_training_config", "evaluation.prefix",
-          "evaluation.banned_tokens")
+METHOD = ("objective", "init_from", "rollout", "data.filter_threshold", "data.conditional_training_config",
+          "evaluation.prefix", "evaluation.banned_tokens")
 WATCHING = ("training.logging_steps", "training.save_steps", "training.save_total_limit",
             "training.activation_checkpointing", "evaluation.every_n_steps", "evaluation.n_per_epoch",
             "evaluation.on_steps", "evaluation.at_start", "evaluation.at_end", "evaluation.best",

@@ -5,7 +5,6 @@ A *run* is a directory that holds `config.yaml`.  Anything else that transformer
 with a config, so that from then on it is a run like the others, except that nobody knows how it was trained.
 """
 
-import json
 import os
 import re
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from apo.disk import write_atomic
 from apo.errors import EvaluationError, RunError
 from apo.identity import config_hash
 from apo.models.files import is_model
-from apo.rundir import read_json
+from apo.rundir import read_json, read_jsonl
 from apo.schema import Config
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -98,7 +97,8 @@ def runs_below(directory: Path) -> list[Path]:
 
 
 def kind_of(name: str) -> str:
-    """`run`, `folder` (of runs), `model`, `published` or `hub`; EvaluationError for what is none of them."""
+    """`run`, `folder` (of runs), `pipeline` (its record), `model`, `published` or `hub`; EvaluationError for what is
+    none of them."""
     path = Path(name)
     if is_published(name):
         return "published"
@@ -108,6 +108,8 @@ def kind_of(name: str) -> str:
         return "model"
     if path.is_dir():
         return "folder"
+    if stages_in(path):
+        return "pipeline"
     if path.exists() or not HUB_NAME.fullmatch(name) or name.startswith((".", "/")):
         raise EvaluationError(f'"{name}" is neither a run directory (one with config.yaml), nor a model directory '
                               "(one with config.json or adapter_config.json), nor the name of a model on the hub.")
@@ -126,10 +128,12 @@ def run_directories(names: Iterable[str]) -> list[tuple[str, str]]:
     for name in names:
         kind = kind_of(name)
         if kind == "folder":
-            inside = runs_below(Path(name))
+            inside = runs_below(Path(name)) or stages_below(Path(name))
             if not inside:
                 raise EvaluationError(f"{name} holds no run: no folder in it has a config.yaml and a manifest.json.")
             found |= {str(path): "run" for path in inside}
+        elif kind == "pipeline":
+            found |= {str(path): "run" for path in stages_in(Path(name))}
         elif kind == "model" and Path(name).name == "final" and (Path(name).parent / "config.yaml").is_file():
             found[str(Path(name).parent)] = "run"
         else:
@@ -137,19 +141,21 @@ def run_directories(names: Iterable[str]) -> list[tuple[str, str]]:
     return [(kind, name) for name, kind in found.items()]
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """[] where there is no file.  A half-written last line, the mark of a kill, is left out; elsewhere RunError."""
-    if not path.is_file():
+def stages_below(folder: Path) -> list[Path]:
+    """Finished runs of every pipeline with a record in the folder."""
+    return list(dict.fromkeys(run for record in sorted(folder.glob("*.json")) for run in stages_in(record)))
+
+
+def stages_in(record: Path) -> list[Path]:
+    """Finished runs of a pipeline's record, in order; [] of any other file."""
+    if record.suffix != ".json" or not record.is_file():
         return []
-    # Not splitlines(): samples may hold characters that it takes for the end of a line, and JSON does not escape.
-    rows, lines = [], path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            if number < len(lines):
-                raise RunError(f"{path}, line {number}: not JSON. The file is damaged.") from None
-    return rows
+    try:
+        stages = read_json(record)["stages"]
+        runs = [record.parent.parent / stage["run"] for stage in stages]
+    except (RunError, KeyError, TypeError):
+        return []
+    return [run for run in runs if (run / "config.yaml").is_file() and (run / "final").is_dir()]
 
 
 def write(path: Path, text: str) -> None:

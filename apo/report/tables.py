@@ -12,7 +12,7 @@ from apo.metrics.statistics import Interval
 from apo.report.benchmarks import Benchmark, benchmarks
 from apo.report.comparison import PARTS, Comparison, Difference, Method, ScenarioRow
 from apo.report.fairness import shorten
-from apo.report.runs import read_jsonl
+from apo.rundir import read_jsonl
 
 METRICS = {"num_hits": ("hits", "{:.0%}"), "parses": ("parses", "{:.0%}"),
            "parses_prefix": ("so far", "{:.0%}"), "length": ("length", "{:.0f}"),

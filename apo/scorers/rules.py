@@ -1,14 +1,15 @@
-"""Rewards by rule, for what a model writes after the prompts of two synthetic corpora of prompts with completions.
+"""Rewards by rule, for what a model writes after the prompts of synthetic corpora of prompts with completions.
 
 A text is prompt and completion joined.  A text in which no prompt ends has
 the lowest reward there is.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from apo.data.sources import stdlib
-from apo.data.synthetic import hh_rule, hh_words, signs, stack_exchange, toxicity_words
+from apo.data.synthetic import grammar, hh_rule, hh_words, language, signs, stack_exchange, toxicity_words
 from apo.scorers.base import Scorer, file_sha256, scorers
 
 
@@ -63,3 +64,20 @@ class StackExchangeRule(Scorer):
         modules = (signs, stdlib, stack_exchange)
         return {**super().code(), "docstrings": stack_exchange.fingerprint(),
                 **{module.__name__: file_sha256(module.__file__) for module in modules}}
+
+
+@scorers.register("language_rule")
+@dataclass
+class LanguageRule(Scorer):
+    """Of a question of `synthetic_language` with an answer: 1 if the language has that answer to it, else 0.  An answer
+    that was cut off is none."""
+
+    kind: ClassVar[Literal["score", "reward"]] = "reward"
+    reads_prompt: ClassVar[bool] = True
+
+    def score(self, texts: list[str]) -> list[float]:
+        return [float(language.LANGUAGE.log_prob(text) > -math.inf) for text in texts]
+
+    def code(self) -> dict[str, str]:
+        """The rule and its words."""
+        return {**super().code(), **{module.__name__: file_sha256(module.__file__) for module in (grammar, language)}}

@@ -11,6 +11,7 @@ import torch
 from apo.cache import Cache
 from apo.callbacks.base import Context
 from apo.callbacks.kl import KL, slug
+from apo.data.records import Standing
 from apo.data.sources.base import Document, Generated
 from apo.data.tokenizer import add_control_tokens
 from apo.errors import ConfigError, EvaluationError, ModelError
@@ -116,6 +117,35 @@ def test_the_generator_of_a_corpus_gives_the_exact_kl(unigram, measure):
     right = measure(unigram(DATA), generator=Letters(), num_samples=200)
     assert abs(right["kl/generator/exact_logp_mc"]) < 1e-4
     assert not [key for key in found if key.startswith("KL/")], "PHF has no such quantity"
+
+
+class Answers(Letters):
+    """The same, each behind a prompt."""
+
+    def sample(self, count, seed):
+        made = super().sample(count, seed)
+        for number, each in enumerate(made):
+            each.document.texts = ["ab" * (number % 3), *each.document.texts]
+            each.document.standing = Standing(number, 0)
+        return made
+
+
+def test_what_completions_are_drawn_behind_is_not_counted(unigram, measure):
+    """A model that looks at nothing is as far from answers as from the same letters without a prompt."""
+    plain, behind = (measure(unigram(MODEL), generator=each, num_samples=200) for each in (Letters(), Answers()))
+    for key in plain:
+        assert behind[key] == pytest.approx(plain[key], abs=1e-4)
+    with pytest.raises(ConfigError, match="data.chat_template has trained it in another"):
+        measure(unigram(MODEL), lambda config: setattr(config.data, "chat_template", "tokenizer"), generator=Answers())
+
+
+def test_a_completion_is_laid_out_as_in_training(byte_tokenizer):
+    """End of text, prompt, the method's prefix, completion, end of text."""
+    row = layout(byte_tokenizer, prefix_id=300).row(Text(["ab", "ba"], 0.0, True, prompted=True), by_tokens=False)
+    a, b = (byte_tokenizer(letter)["input_ids"][0] for letter in "ab")
+    assert row == Row([END, a, b, 300, b, a, END], [False, False, False, False, True, True, True])
+    alone = layout(byte_tokenizer).row(Text(["ab", ""], 0.0, True, prompted=True), by_tokens=False)
+    assert alone == Row([END, a, b, END], [False, False, False, True])
 
 
 def test_another_tokenizer_changes_the_estimators_name_and_not_the_kl(unigram, saved, measure, byte_tokenizer):

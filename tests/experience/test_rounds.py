@@ -11,7 +11,7 @@ from apo.errors import DataError, RunError
 from apo.experience.kept import load
 from apo.experience.prompts import Prompt, Prompts
 from apo.experience.rounds import Rounds, trained_bits
-from apo.experience.writing import Judged, Writer
+from apo.experience.writing import Judged, Writer, unjudged
 from apo.metrics import running
 from apo.models.policy import Policy
 from apo.models.reference import reference_of
@@ -177,6 +177,14 @@ def test_every_prompt_comes_before_one_comes_again(make):
     assert sorted(first) == sorted(second) == list(range(len(TEXTS))) and first != second
     wide = make(prompts=4)
     assert [index for number in range(3) for index in wide._chosen(number)] == first + second
+
+
+def test_spin_needs_nobody_to_judge(make):
+    source = make(objectives.get("spin")())
+    source.judge = unjudged
+    assert source.next().rewards_RN.tolist() == [[0.0, 0.0]] * 4
+    rows = [json.loads(line) for line in next(source.folder.glob("*.jsonl")).read_text().splitlines()]
+    assert len(rows) == 12 and {row["reward"] for row in rows} == {None}
 
 
 def test_a_run_goes_on_inside_a_round_without_writing_it_again(make):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from apo.data.collate import Batch
+from apo.data.completions import laid_out
 from apo.models import token_log_probs
 from apo.models.policy import Policy
 
@@ -73,6 +74,33 @@ def test_values_reach_the_trunk_unless_detached(policy):
     for detach in (False, True):
         policy.zero_grad()
         policy.token_stats(make_batch(), ("values",), detach_values=detach).values_BT.sum().backward()
+        trunk = policy.model.model.layers[0].mlp.up_proj.weight.grad
+        assert (trunk is None or not trunk.any()) == detach
+        assert policy.value_head.linear.weight.grad.any()
+
+
+def completions():
+    """A prompt with two completions, and one with one."""
+    rows = [([1, 2, 3], [[4, 5], [6, 7, 8]]), ([9], [[10, 11]])]
+    return laid_out(rows, torch.zeros(2, 2), torch.zeros(2, 2), torch.tensor([[True, True], [True, False]]))
+
+
+def test_values_of_completions_stand_on_the_token_that_their_state_predicts(policy):
+    torch.nn.init.normal_(policy.value_head.linear.weight)
+    batch = completions()
+    stats = policy.completion_tokens(batch, ("values", "entropy"))
+    for row, branch, prompt, ids in ((0, 1, [1, 2, 3], [4, 5]), (0, 2, [1, 2, 3], [6, 7, 8]), (1, 1, [9], [10, 11])):
+        hidden_TD = policy.body(input_ids=torch.tensor([prompt + ids])).last_hidden_state[0]
+        expected = policy.value_head(hidden_TD[len(prompt) - 1:-1])
+        torch.testing.assert_close(stats.values_BT[row, batch.branch_RT[row] == branch], expected, rtol=1e-4, atol=1e-5)
+    assert not stats.values_BT[batch.branch_RT <= 0].any() and (stats.entropy_BT[batch.branch_RT > 0] > 0).all()
+
+
+def test_values_of_completions_reach_the_trunk_unless_detached(policy):
+    torch.nn.init.ones_(policy.value_head.linear.weight)
+    for detach in (False, True):
+        policy.zero_grad()
+        policy.completion_tokens(completions(), ("values",), detach_values=detach).values_BT.sum().backward()
         trunk = policy.model.model.layers[0].mlp.up_proj.weight.grad
         assert (trunk is None or not trunk.any()) == detach
         assert policy.value_head.linear.weight.grad.any()

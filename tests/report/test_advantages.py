@@ -96,7 +96,7 @@ def test_equal_rewards_have_no_variance_to_explain(weighed):
 
 def test_the_picture_has_something_in_every_panel(weighed, capsys):
     run = weighed(made_up())
-    report.show_advantages(report.read_advantages([run]))
+    report.show_of_runs(report.read_advantages([run]))
     pixels = imread(run.directory / "advantages.png")
     height, width = pixels.shape[:2]
     assert width == 1200
@@ -108,7 +108,7 @@ def test_the_picture_has_something_in_every_panel(weighed, capsys):
     said = capsys.readouterr()
     assert "Advantages, before the first step" in said.out and "advantages.png" in said.out + said.err
     first = (run.directory / "advantages.png").read_bytes()
-    report.show_advantages(report.read_advantages([run]))
+    report.show_of_runs(report.read_advantages([run]))
     assert (run.directory / "advantages.png").read_bytes() == first
 
 
@@ -144,14 +144,14 @@ def test_several_runs_are_a_line_each(weighed, capsys):
     found = report.read_advantages([*runs, weighed(seed=3)])
     assert [row[0] for row in found.table().rows] == [f"a_lol/{run.directory.name}" for run in runs]
     assert len(found.tables()) == 1
-    report.show_advantages(found)
+    report.show_of_runs(found)
     assert all("| highest |" in (run.directory / "advantages.md").read_text() for run in runs)
 
 
 def test_a_run_without_the_file_is_left_alone(weighed, make_run, capsys):
     runs = [weighed(), make_run()]
     before = [sorted(run.directory.iterdir()) for run in runs]
-    report.show_advantages(report.read_advantages(runs))
+    report.show_of_runs(report.read_advantages(runs))
     assert capsys.readouterr() == ("", "")
     assert [sorted(run.directory.iterdir()) for run in runs] == before
 

@@ -37,6 +37,15 @@ def test_objective_options_are_the_method(verdicts):
     assert found == {"objective.name": "method", "objective.beta": "method"}
 
 
+def test_how_a_method_samples_what_it_learns_from_is_the_method(verdicts):
+    def edit(config):
+        config.objective.update(name="grpo")
+        config.rollout.generations, config.rollout.judge.kind = 4, "rule"
+    found, factors = verdicts(edit)
+    assert set(found.values()) == {"method"} and {"rollout.generations", "rollout.judge.kind"} <= found.keys()
+    refuse(factors)
+
+
 @pytest.mark.parametrize("node, key, value", [
     ("training", "learning_rate", 1e-3), ("training", "num_tokens", 5e6), ("training", "max_steps", 7),
     ("training", "effective_batch_size", 256), ("data", "source", "hub"), ("data", "block_size", 64),

@@ -91,7 +91,8 @@ class DocumentStream(ABC):
 
 @dataclass(slots=True)
 class Generated:
-    """A document of a generator, with log p (nats) of its text: the sum over all ways of making it."""
+    """A document of a generator, with log p (nats) of its text: the sum over all ways of making it.  Of a completion
+    (one with a standing) both are conditional on its prompt."""
 
     document: Document
     log_prob: float
@@ -103,7 +104,7 @@ class Generator(Protocol):
     def sample(self, count: int, seed: int) -> list[Generated]: ...
 
     def entropy(self) -> float:
-        """Of one document, nats."""
+        """Of one document, nats; of a completion whose prompt is known."""
 
 
 class Source(ABC):
