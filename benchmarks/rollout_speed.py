@@ -48,7 +48,7 @@ PEER_PACKAGES = (["torch==2.13.0"],
 TRAIN_STEPS = 240
 NEW_TOKENS, SAMPLED = 128, 256
 """Of an answer at most; answers in a round of experience."""
-EPISODES, EPOCHS, MINIBATCH, MICRO_BATCH = 64, 4, 16, int(os.environ.get("MICRO", 8))
+EPISODES, EPOCHS, MINIBATCH, MICRO_BATCH = 64, 4, 16, 8
 PROMPT, ANSWER = 32, 64
 """Tokens where all are of equal length."""
 LEARNING_RATE, BETA, GAMMA, LAMBDA, CLIP, VALUE_COEF = 1.41e-5, 0.05, 1.0, 0.95, 0.2, 0.1
