@@ -307,8 +307,8 @@ class Template:
         written = [token for token in continuation.ids if token not in self.hidden_ids]
         if self.chat is not None and prompt:
             return reply_to(prompt, self._stopped(self._decode(written)))
-        before = self._decode(self._plain(prompt))
-        whole = self._decode(self._plain(prompt) + written)
+        asked = self._plain(prompt)
+        before, whole = self._decode(asked), self._decode(asked + written)
         return self._stopped(whole[len(before):] if whole.startswith(before) else self._decode(written))
 
     def _stopped(self, text: str) -> str:

@@ -22,10 +22,12 @@ import os
 import statistics
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from pathlib import Path
+
+import small_model
+import timed
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = (("ours", "bf16", 128), ("ours", "bf16", 256), ("ours", "fp32", 256),
@@ -41,8 +43,10 @@ def main() -> None:
     if args.setting:
         serve(args)
         return
+    import torch
     with tempfile.TemporaryDirectory() as folder:
-        make_model(Path(folder), args)
+        torch.set_num_threads(args.threads)
+        small_model.make(Path(folder), small_model.library_files(), args.train_steps, args.heads)
         checks(Path(folder), args)
         compare(Path(folder), args)
 
@@ -61,39 +65,7 @@ def arguments():
     return parser.parse_args()
 
 
-# ---- the model -------------------------------------------------------------------------------------------------------
-
-def make_model(folder: Path, args) -> None:
-    """A small model that has seen some Python, and its tokenizer."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from apo.data.tokenizer import train_tokenizer
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    texts = [path.read_text(errors="ignore") for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[:80]]
-    tokenizer = train_tokenizer(texts, 2048)
-    end = tokenizer.eos_token_id
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=688, num_hidden_layers=4,
-        num_attention_heads=args.heads, num_key_value_heads=args.heads, max_position_embeddings=1024,
-        tie_word_embeddings=True, bos_token_id=end, eos_token_id=end, pad_token_id=end))
-    model.generation_config.eos_token_id = end
-    ids = torch.tensor([token for text in texts for token in [end, *tokenizer(text)["input_ids"]]])
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    for step in range(args.train_steps):
-        rows_BT = torch.stack([ids[start:start + 128] for start in torch.randint(len(ids) - 128, (16,)).tolist()])
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = model(input_ids=rows_BT, labels=rows_BT).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
-        if (step + 1) % 40 == 0:
-            print(f"training the model: step {step + 1} of {args.train_steps}, loss {loss.item():.2f}", file=sys.stderr)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
+# ---- the two engines -------------------------------------------------------------------------------------------------
 
 def loaded(folder: str | Path, args):
     import torch
@@ -101,8 +73,6 @@ def loaded(folder: str | Path, args):
     torch.set_num_threads(args.threads)
     return (AutoModelForCausalLM.from_pretrained(folder).to(args.device).eval(), AutoTokenizer.from_pretrained(folder))
 
-
-# ---- the two engines -------------------------------------------------------------------------------------------------
 
 def ours(model, tokenizer, precision: str, batch: int, rows: int, tokens: int, seed: int, sample: bool = True):
     from apo.rollouts.generate import generate
@@ -200,11 +170,7 @@ def peak_mb(device: str) -> float:
     import torch
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    status = Path("/proc/self/status")
-    if status.exists():     # getrusage's figure counts the parent too, from before the program was replaced
-        return next(int(line.split()[1]) * 1024 / 1e6 for line in status.open() if line.startswith("VmHWM"))
-    import resource
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return timed.peak_mb()
 
 
 def show(seconds: dict, memory: dict, args) -> None:

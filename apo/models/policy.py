@@ -21,6 +21,7 @@ from torch import nn
 
 from apo.data.completions import laid_out
 from apo.errors import ModelError
+from apo.models import attention
 from apo.models.heads import ValueHead
 from apo.models.token_log_probs import reduce_vocabulary
 
@@ -83,6 +84,7 @@ def evaluating(model: nn.Module):
 class Policy(nn.Module):
     def __init__(self, model: nn.Module, value_head: bool = False):
         super().__init__()
+        attention.install()
         self.model = model
         self.value_head = ValueHead(model.config.get_text_config().hidden_size) if value_head else None
         self.adapter_is_new = True

@@ -108,7 +108,7 @@ def test_values_of_completions_reach_the_trunk_unless_detached(policy):
 
 def test_no_full_precision_copy_of_the_logits(policy, monkeypatch):
     """Under bf16 autocast the largest fp32 tensor made in the reduction is one slice."""
-    monkeypatch.setattr(token_log_probs, "SLICE", 4 * 260)
+    monkeypatch.setattr(token_log_probs, "SLICE", 8 * 260)
     largest = 0
     original = torch.Tensor.float
 
@@ -119,7 +119,7 @@ def test_no_full_precision_copy_of_the_logits(policy, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "float", watched)
     with torch.autocast("cpu", torch.bfloat16):
         policy.token_stats(make_batch()).logps_BT.sum().backward()
-    assert 0 < largest <= 4 * 260
+    assert 0 < largest <= 8 * 260
 
 
 @pytest.mark.parametrize("architecture, options", [
