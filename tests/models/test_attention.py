@@ -33,7 +33,7 @@ def with_gradients(function, arguments):
 
 
 def distance(found, exact):
-    return float((found.detach().double() - exact).norm() / exact.norm())
+    return float(((found.double() - exact).norm() / exact.norm()).detach())
 
 
 @pytest.mark.parametrize("keys", [4, 2])
@@ -87,7 +87,7 @@ def test_the_same_bits_with_gradients_and_without():
 @pytest.mark.parametrize("case", ["fp32", "cache", "dropout", "many", "mask of a cache"])
 def test_hands_on_what_is_another_case(monkeypatch, case):
     handed = []
-    monkeypatch.setattr(ours, "sdpa_attention_forward", lambda *arguments, **options: handed.append(options) or (0, None))
+    monkeypatch.setattr(ours, "sdpa_attention_forward", lambda *_, **options: handed.append(options) or (0, None))
     query, key, value = tensors(dtype=torch.float32 if case == "fp32" else torch.bfloat16)
     if case == "cache":
         query = query[:, :, :1]
