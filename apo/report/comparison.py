@@ -19,7 +19,7 @@ from apo.identity import leaves, to_dict
 from apo.metrics import statistics
 from apo.metrics.code import by_code
 from apo.metrics.pii import by_type
-from apo.metrics.statistics import Interval
+from apo.metrics.statistics import Interval, holm, paired_t
 from apo.report import fairness
 from apo.report.fairness import Factor
 from apo.report.runs import Run
@@ -75,6 +75,21 @@ class Difference:
     interval: Interval
     p: float
     seeds: int
+
+
+def differences_over_seeds(values: dict[str, dict[int, float]], baseline: str | None,
+                           confidence: float) -> dict[str, Difference]:
+    """To the baseline, of the methods (values by seed) that share two seeds with it or more: paired by seed, corrected
+    (Holm) over the methods."""
+    base, found = values.get(baseline, {}), {}
+    for label, own in values.items():
+        seeds = sorted(own.keys() & base.keys())
+        if label != baseline and len(seeds) > 1:
+            interval, p = paired_t([own[seed] for seed in seeds], [base[seed] for seed in seeds], confidence)
+            found[label] = Difference(interval, p, len(seeds))
+    for each, p in zip(found.values(), holm([each.p for each in found.values()]) if found else []):
+        each.p = p
+    return found
 
 
 @dataclass

@@ -17,9 +17,9 @@ from typing import Any, Iterable, Sequence
 import numpy as np
 
 from apo.errors import EvaluationError
-from apo.metrics.statistics import Interval, holm, paired_t, t_interval
+from apo.metrics.statistics import Interval, t_interval
 from apo.report import fairness
-from apo.report.comparison import Difference, Method, baseline_label, group
+from apo.report.comparison import Difference, Method, baseline_label, differences_over_seeds, group
 from apo.report.plots import BASELINE, COLOURS, MARKERS, STYLE, write_png
 from apo.report.runs import Run, write
 from apo.report.tables import Table, difference_in_words, interval_in_words, table_in_markdown
@@ -75,16 +75,10 @@ class Frontier:
         """To the baseline, of the methods all of whose seeds and the baseline's get there."""
         if self.baseline is None or self.interval(self.baseline, kl) is None:
             return {}
-        base, found = self.values(self.baseline, kl), {}
-        for method in self.methods:
-            own = self.values(method.label, kl)
-            seeds = sorted(own.keys() & base.keys())
-            if method.label != self.baseline and len(own) == len(method.runs) and len(seeds) > 1:
-                interval, p = paired_t([own[seed] for seed in seeds], [base[seed] for seed in seeds], self.confidence)
-                found[method.label] = Difference(interval, p, len(seeds))
-        for each, p in zip(found.values(), holm([each.p for each in found.values()]) if found else []):
-            each.p = p
-        return found
+        there = {method.label: self.values(method.label, kl) for method in self.methods}
+        whole = {method.label: there[method.label] for method in self.methods
+                 if len(there[method.label]) == len(method.runs)}
+        return differences_over_seeds(whole, self.baseline, self.confidence)
 
     def ranked(self, kl: float) -> list[str]:
         """Methods with an interval there, the best mean first."""
